@@ -1,0 +1,142 @@
+"""The only file that knows PostgreSQL from SQLite: connections, transactions, bulk inserts, lists as parameters.
+
+SQLite runs in WAL mode with one writer: `write()` takes the write lock when it begins, so that a transaction never
+fails half way because another one got there first. PostgreSQL runs READ COMMITTED; rows that are about to be moved are
+locked by the statement that picks them.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from promptmill.errors import SettingsError
+
+#: How long one process waits for another one's write to a SQLite file, before it says so.
+SQLITE_BUSY_SECONDS = 30.0
+
+#: Rows a statement carries at most. Large enough to be fast, small enough to keep memory flat.
+ROWS_PER_STATEMENT = 5_000
+
+_WRITE = "promptmill_write"
+
+
+def database_url(value: str) -> sa.URL:
+    """The URL of `--db` or PROMPTMILL_DATABASE_URL: a path means a SQLite file; drivers are ours to choose.
+
+    >>> str(database_url("jobs.sqlite3"))
+    'sqlite+aiosqlite:///jobs.sqlite3'
+    >>> database_url("postgres://u@h/d").drivername
+    'postgresql+asyncpg'
+    """
+    if "://" not in value:
+        return sa.URL.create("sqlite+aiosqlite", database=value)
+    try:
+        url = sa.make_url(value)
+    except (sa.exc.ArgumentError, ValueError):
+        # The value is not repeated: it may hold a password.
+        raise SettingsError("the database URL cannot be read; try a file name or postgresql://user@host/name") from None
+    backend = url.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return url.set(drivername="sqlite+aiosqlite")
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+asyncpg")
+    raise SettingsError(f"the database {backend!r} is not supported; use a SQLite file or a postgresql:// URL")
+
+
+class Database:
+    """One database, opened. Statements are written once; what differs between the two kinds stays in here."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.url = database_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._write_lock = asyncio.Lock()
+        if self.is_sqlite:
+            path = self.url.database
+            if not path or path == ":memory:":
+                raise SettingsError("a database in memory forgets what it was given; name a file")
+            if not Path(path).absolute().parent.is_dir():
+                raise SettingsError(f"cannot open {path}: the folder {Path(path).absolute().parent} does not exist")
+            self.engine: AsyncEngine = create_async_engine(
+                self.url, pool_size=pool_size, max_overflow=-1, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+            )
+            sa.event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        else:
+            self.engine = create_async_engine(
+                self.url,
+                pool_size=pool_size,
+                max_overflow=8,
+                pool_pre_ping=True,  # a restarted server costs one ping, not one failed claim
+                connect_args={"server_settings": {"application_name": "promptmill", "jit": "off"}},
+            )
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A snapshot to read from."""
+        async with self.engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end, rolled back if the block raises."""
+        if not self.is_sqlite:
+            async with self.engine.begin() as connection:
+                yield connection
+            return
+        async with self._write_lock, self.engine.connect() as connection:
+            await connection.execution_options(**{_WRITE: True})
+            async with connection.begin():
+                yield connection
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    def any_of(self, column: "sa.ColumnElement[Any]", values: Iterable[int]) -> "sa.ColumnElement[bool]":
+        """`column IN (values)` with one parameter however many values: the statement is prepared once."""
+        if self.is_sqlite:
+            rows = sa.func.json_each(sa.bindparam(None, json.dumps(list(values)))).table_valued("value")
+            return column.in_(sa.select(rows.c.value))
+        return column == sa.any_(sa.bindparam(None, list(values), type_=sa.ARRAY(sa.BigInteger)))
+
+    async def insert(
+        self, connection: AsyncConnection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert many rows at once: COPY on PostgreSQL, one prepared statement on SQLite."""
+        if not rows:
+            return
+        if self.is_sqlite:
+            names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+            await connection.exec_driver_sql(
+                f"INSERT INTO {table.name} ({names}) VALUES ({marks})",  # noqa: S608 - names are our own tables'
+                list(rows),
+            )
+            return
+        raw = await connection.get_raw_connection()
+        driver: Any = raw.driver_connection
+        if not driver.is_in_transaction():
+            await connection.exec_driver_sql(
+                "SELECT 1"
+            )  # the transaction begins with the first statement, not with COPY
+        await driver.copy_records_to_table(table.name, records=rows, columns=list(columns))
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the begin event decides what kind of transaction it is
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA cache_size = -16000")
+    cursor.execute("PRAGMA temp_store = MEMORY")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

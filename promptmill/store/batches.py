@@ -1,0 +1,254 @@
+"""Jobs submitted together: made while their input is read, opened when all of it is good, closed when all is done."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from promptmill.engine import Database
+from promptmill.errors import NotFound
+from promptmill.job import BATCH_ACTIVE, BatchState, State
+from promptmill.store.rows import batch_in, in_state, new_public_id
+from promptmill.tables import attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch as the database has it; the counts are of finished jobs."""
+
+    id: int
+    public_id: str
+    file_id: int
+    state: BatchState
+    source: str
+    defaults: str
+    priority: int
+    deadline: float | None
+    max_attempts: int
+    created_at: float
+    in_progress_at: float | None
+    finished_at: float | None
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    invalid: int
+    retried: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+
+    @property
+    def done(self) -> int:
+        """Jobs that have their result."""
+        return self.succeeded + self.failed + self.cancelled + self.expired + self.invalid
+
+
+_COLUMNS = tuple(batches.c[name] for name in BatchRow.__dataclass_fields__)
+
+
+def _row(row: Any) -> BatchRow:
+    fields = row._asdict()
+    return BatchRow(**{**fields, "state": BatchState(fields["state"])})
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What a batch starts with."""
+
+    file_id: int
+    source: str  # where its input came from, for people: a file name
+    defaults: str  # jsonl.Defaults as JSON
+    run_key: str | None = None
+    priority: int = 0
+    deadline: float | None = None
+    max_attempts: int = 6
+
+
+async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
+    """→ validating: its jobs can be added, and none can be claimed."""
+    async with db.write() as connection:
+        statement = (
+            sa.insert(batches)
+            .values(
+                public_id=new_public_id("batch_"),
+                file_id=new.file_id,
+                state=BatchState.VALIDATING,
+                run_key=new.run_key,
+                source=new.source,
+                defaults=new.defaults,
+                priority=new.priority,
+                deadline=new.deadline,
+                max_attempts=new.max_attempts,
+                created_at=now,
+            )
+            .returning(*_COLUMNS)
+        )
+        return _row((await connection.execute(statement)).one())
+
+
+async def open_(db: Database, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, now: float) -> None:
+    """validating → in_progress: everything was read and is good; claims may begin. Empty ones are complete at once."""
+    total = sum(jobs_by_lane.values()) + invalid
+    async with db.write() as connection:
+        if jobs_by_lane:
+            await connection.execute(
+                sa.insert(batch_lanes),
+                [{"batch_id": batch_id, "lane_id": lane, "total": n} for lane, n in sorted(jobs_by_lane.items())],
+            )
+        done = not jobs_by_lane
+        await connection.execute(
+            sa.update(batches)
+            .where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING))
+            .values(
+                state=BatchState.COMPLETED if done else BatchState.IN_PROGRESS,
+                in_progress_at=now,
+                finished_at=now if done else None,
+                total=total,
+                invalid=invalid,
+            )
+        )
+
+
+async def discard(db: Database, *, batch_id: int) -> None:
+    """Remove a batch with all that hangs on it: its input was wrong, or its intake died half way."""
+    async with db.write() as connection:
+        file_id = (await connection.execute(sa.select(batches.c.file_id).where(batches.c.id == batch_id))).scalar()
+        for table in (jobs, results, attempts, batch_lanes):
+            await connection.execute(sa.delete(table).where(table.c.batch_id == batch_id))
+        await connection.execute(sa.delete(batches).where(batches.c.id == batch_id))
+        if file_id is not None:
+            shared = sa.select(batches.c.id).where(batches.c.file_id == file_id).limit(1)
+            if (await connection.execute(shared)).scalar() is None:
+                await connection.execute(sa.delete(file_parts).where(file_parts.c.file_id == file_id))
+                await connection.execute(sa.delete(files).where(files.c.id == file_id))
+
+
+async def forget_run(db: Database, *, batch_id: int) -> None:
+    """A later `run` of the same input starts a batch of its own (`--fresh`); this one stays as it is."""
+    async with db.write() as connection:
+        await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(run_key=None))
+
+
+async def get(db: Database, batch_id: int) -> BatchRow:
+    """One batch. Raises NotFound."""
+    async with db.read() as connection:
+        row = (await connection.execute(sa.select(*_COLUMNS).where(batches.c.id == batch_id))).one_or_none()
+    if row is None:
+        raise NotFound(f"no batch {batch_id}")
+    return _row(row)
+
+
+async def find(db: Database, reference: str | None) -> BatchRow:
+    """The batch with this public id (a unique beginning will do), or the newest one. Raises NotFound."""
+    newest = sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(2)
+    if reference is not None:
+        newest = newest.where(batches.c.public_id.startswith(reference, autoescape=True))
+    async with db.read() as connection:
+        rows = (await connection.execute(newest)).all()
+    if not rows:
+        raise NotFound(f"no batch {reference!r} in this database" if reference else "this database has no batch yet")
+    if reference is not None and len(rows) > 1 and rows[0].public_id != reference:
+        raise NotFound(f"{reference!r} begins the id of more than one batch; give more of it")
+    return _row(rows[0])
+
+
+async def by_run_key(db: Database, run_key: str) -> BatchRow | None:
+    """The batch that an earlier `run` of the same input made."""
+    async with db.read() as connection:
+        row = (await connection.execute(sa.select(*_COLUMNS).where(batches.c.run_key == run_key))).one_or_none()
+    return None if row is None else _row(row)
+
+
+async def listed(db: Database, *, limit: int = 50) -> list[BatchRow]:
+    """The newest batches."""
+    async with db.read() as connection:
+        rows = await connection.execute(sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(limit))
+        return [_row(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A batch with ready jobs on a lane: what fairness chooses among."""
+
+    batch_id: int
+    lane_id: int
+    priority: int
+    deadline: float | None
+
+
+async def active(db: Database, *, only: Iterable[int] | None = None) -> list[Active]:
+    """Every (batch, lane) with at least one ready job, of the batches that may run."""
+    ready = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.lane_id == batch_lanes.c.lane_id, jobs.c.batch_id == batch_lanes.c.batch_id)
+        .where(in_state(State.READY))
+        .exists()
+    )
+    statement = (
+        sa.select(batches.c.id, batch_lanes.c.lane_id, batches.c.priority, batches.c.deadline)
+        .join(batch_lanes, batch_lanes.c.batch_id == batches.c.id)
+        .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), ready)
+        .order_by(batches.c.id)
+    )
+    if only is not None:
+        statement = statement.where(db.any_of(batches.c.id, only))
+    async with db.read() as connection:
+        return [Active(*row) for row in await connection.execute(statement)]
+
+
+async def unfinished_lanes(db: Database, batch_id: int) -> dict[int, int]:
+    """Lane id → jobs of the batch that are not finished on it."""
+    async with db.read() as connection:
+        rows = await connection.execute(
+            sa.select(jobs.c.lane_id, sa.func.count()).where(jobs.c.batch_id == batch_id).group_by(jobs.c.lane_id)
+        )
+        return dict(rows.tuples().all())
+
+
+async def counts_by_state(db: Database, batch_ids: Sequence[int]) -> dict[int, dict[State, int]]:
+    """Batch id → state → jobs not finished. Reads the hot rows of these batches."""
+    counts: dict[int, dict[State, int]] = defaultdict(dict)
+    async with db.read() as connection:
+        rows = await connection.execute(
+            sa.select(jobs.c.batch_id, jobs.c.state, sa.func.count())
+            .where(db.any_of(jobs.c.batch_id, batch_ids))
+            .group_by(jobs.c.batch_id, jobs.c.state)
+        )
+        for batch_id, state, count in rows:
+            counts[batch_id][State(state)] = count
+    return counts
+
+
+async def next_due(db: Database, batch_id: int) -> float | None:
+    """When the first waiting job of the batch is due."""
+    async with db.read() as connection:
+        statement = sa.select(sa.func.min(jobs.c.not_before)).where(jobs.c.batch_id == batch_id)
+        due: float | None = (await connection.execute(statement.where(in_state(State.WAITING)))).scalar()
+        return due
+
+
+async def lane_names(db: Database, batch_id: int) -> dict[int, tuple[str, str]]:
+    """Lane id → (upstream, model) for the lanes that the batch uses."""
+    async with db.read() as connection:
+        rows = await connection.execute(
+            sa.select(lanes.c.id, lanes.c.upstream, lanes.c.model)
+            .join(batch_lanes, batch_lanes.c.lane_id == lanes.c.id)
+            .where(batch_lanes.c.batch_id == batch_id)
+        )
+        return {lane_id: (upstream, model) for lane_id, upstream, model in rows}
+
+
+async def running(db: Database, batch_id: int) -> bool:
+    """Is the batch still to be worked on?"""
+    return (await get(db, batch_id)).state in BATCH_ACTIVE
+
+
+async def name_run(db: Database, *, batch_id: int, run_key: str) -> None:
+    """Let a later `run` of the same input find this batch."""
+    async with db.write() as connection:
+        await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(run_key=run_key))

@@ -1,0 +1,191 @@
+"""running → finished, waiting, or ready again: what became of claimed jobs, many at a time, in one transaction.
+
+Every ending is fenced: it applies only while the job still belongs to this worker at this epoch. What no longer does
+was given to somebody else by the reaper; it is dropped and counted, never written.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from promptmill.content import PLAIN, pack
+from promptmill.engine import Database
+from promptmill.job import FINISHED, BatchState, State
+from promptmill.outcome import Answer, Outcome, Usage
+from promptmill.store.claims import Claimed
+from promptmill.store.rows import in_state
+from promptmill.tables import attempts, batches, jobs, results
+
+log = logging.getLogger("promptmill.store")
+
+SUCCEEDED = "succeeded"  # an attempt's outcome, where it is not a Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of one claimed job.
+
+    `state` is where it goes: a finished state, WAITING (until `not_before`) or READY. `attempts` is the number of
+    counted attempts by now. `started_at` is None when no call was made, and then the ledger gets no row.
+    """
+
+    job: Claimed
+    state: State
+    outcome: Outcome
+    attempts: int
+    ended_at: float
+    started_at: float | None = None
+    not_before: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Does the job leave with a result?"""
+        return self.state in FINISHED
+
+
+_ATTEMPT_COLUMNS = (
+    "job_id", "epoch", "batch_id", "worker_id", "started_at", "duration_seconds", "outcome", "counted",
+    "status_code", "prompt_tokens", "completion_tokens", "request_id", "message",
+)  # fmt: skip
+_RESULT_COLUMNS = (
+    "batch_id", "position", "job_id", "lane_id", "file_id", "part", "state", "epoch", "attempts", "finished_at",
+    "status_code", "content_type", "request_id", "error_code", "error_message", "prompt_tokens", "completion_tokens",
+    "reasoning_tokens", "cached_tokens", "encoding", "body",
+)  # fmt: skip
+
+_NOTHING = Usage()
+
+
+async def record(db: Database, *, worker_id: int, endings: Sequence[Ending], now: float) -> int:
+    """Write the endings; returns how many were dropped because the job had been taken away."""
+    async with db.write() as connection:
+        rows = await connection.execute(
+            sa.select(jobs.c.id, jobs.c.epoch)
+            .where(db.any_of(jobs.c.id, [ending.job.job_id for ending in endings]))
+            .where(jobs.c.worker_id == worker_id, in_state(State.RUNNING))
+            .order_by(jobs.c.id)  # everyone locks in one order, so nobody waits for each other in a ring
+            .with_for_update()
+        )
+        owned = {(job_id, epoch) for job_id, epoch in rows}
+        kept = [ending for ending in endings if (ending.job.job_id, ending.job.epoch) in owned]
+        dropped = len(endings) - len(kept)
+        if dropped:
+            log.warning("dropped %d endings: the jobs were given to another worker meanwhile", dropped)
+        if kept:
+            calls = [_attempt_row(ending, worker_id) for ending in kept if ending.started_at is not None]
+            await db.insert(connection, attempts, _ATTEMPT_COLUMNS, calls)
+            finished = [ending for ending in kept if ending.is_final]
+            later = [ending for ending in kept if not ending.is_final]
+            await _finish(db, connection, finished)
+            await _put_back(connection, later)
+            await _count(connection, finished, later, now)
+        return dropped
+
+
+async def _finish(db: Database, connection: AsyncConnection, finished: Sequence[Ending]) -> None:
+    if not finished:
+        return
+    await connection.execute(sa.delete(jobs).where(db.any_of(jobs.c.id, [ending.job.job_id for ending in finished])))
+    await db.insert(connection, results, _RESULT_COLUMNS, [_result_row(ending) for ending in finished])
+
+
+async def _put_back(connection: AsyncConnection, later: Sequence[Ending]) -> None:
+    if not later:
+        return
+    statement = (
+        sa.update(jobs)
+        .where(jobs.c.id == sa.bindparam("job_id"))
+        .values(
+            state=sa.bindparam("to_state"),
+            worker_id=None,
+            attempts=sa.bindparam("tried"),
+            not_before=sa.bindparam("due"),
+        )
+    )
+    await connection.execute(
+        statement,
+        [
+            {"job_id": e.job.job_id, "to_state": e.state, "tried": e.attempts, "due": e.not_before}
+            for e in sorted(later, key=lambda e: e.job.job_id)
+        ],
+    )
+
+
+def _attempt_row(ending: Ending, worker_id: int) -> tuple[object, ...]:
+    job, outcome = ending.job, ending.outcome
+    started_at = ending.started_at or ending.ended_at
+    if isinstance(outcome, Answer):
+        name, message, usage = SUCCEEDED, None, outcome.usage
+    else:
+        name, message, usage = outcome.reason.value, _text(outcome.message), _NOTHING
+    return (
+        job.job_id, job.epoch, job.batch_id, worker_id, started_at, ending.ended_at - started_at,
+        name, ending.attempts > job.attempts, outcome.status, usage.prompt_tokens, usage.completion_tokens,
+        _text(outcome.request_id), message,
+    )  # fmt: skip
+
+
+def _result_row(ending: Ending) -> tuple[object, ...]:
+    job, outcome = ending.job, ending.outcome
+    if isinstance(outcome, Answer):
+        code = message = None
+        usage = outcome.usage
+    else:
+        code, message, usage = outcome.reason.value, _text(outcome.message), _NOTHING
+    encoding, body = pack(outcome.body) if outcome.body else (PLAIN, None)
+    return (
+        job.batch_id, job.position, job.job_id, job.lane_id, job.file_id, job.part, ending.state.value, job.epoch,
+        ending.attempts, ending.ended_at, outcome.status, _text(outcome.content_type), _text(outcome.request_id), code,
+        message, usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens,
+        encoding, body,
+    )  # fmt: skip
+
+
+def _text(value: str | None) -> str | None:
+    """Text as both databases can hold it: PostgreSQL refuses NUL, and neither takes a lone surrogate."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+async def _count(connection: AsyncConnection, finished: Sequence[Ending], later: Sequence[Ending], now: float) -> None:
+    """Move the counts of every batch touched, in the order of their ids, and close those that are done."""
+    moved: Counter[tuple[int, str]] = Counter()
+    for ending in finished:
+        batch_id = ending.job.batch_id
+        moved[batch_id, ending.state.value] += 1
+        if isinstance(ending.outcome, Answer):
+            usage = ending.outcome.usage
+            moved[batch_id, "prompt_tokens"] += usage.prompt_tokens
+            moved[batch_id, "completion_tokens"] += usage.completion_tokens
+            moved[batch_id, "reasoning_tokens"] += usage.reasoning_tokens
+            moved[batch_id, "cached_tokens"] += usage.cached_tokens
+    for ending in later:
+        if ending.attempts > ending.job.attempts:
+            moved[ending.job.batch_id, "retried"] += 1
+    for batch_id in sorted({batch_id for batch_id, _ in moved}):
+        changes = {name: batches.c[name] + n for (b, name), n in moved.items() if b == batch_id and n}
+        if changes:
+            await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(changes))
+    for batch_id in sorted({ending.job.batch_id for ending in finished}):
+        await close_if_done(connection, batch_id, now)
+
+
+_DONE = batches.c.succeeded + batches.c.failed + batches.c.cancelled + batches.c.expired + batches.c.invalid
+
+
+async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) -> None:
+    """in_progress → completed, cancelling → cancelled, once no job is left."""
+    state = sa.case(
+        (batches.c.state == BatchState.CANCELLING, BatchState.CANCELLED.value), else_=BatchState.COMPLETED.value
+    )
+    await connection.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.total <= _DONE)
+        .where(batches.c.state.in_([BatchState.IN_PROGRESS, BatchState.CANCELLING]))
+        .values(state=state, finished_at=now)
+    )

@@ -1,0 +1,99 @@
+"""Who is alive. A worker's heartbeat is the lease of all jobs in its hands: no job has a processing time-out.
+
+When a heartbeat stops for LEASE_SECONDS, any other process may give that worker's jobs back. A worker that was only
+frozen finds, when it wakes, that its writes match nothing (see `records`).
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from promptmill.engine import Database
+from promptmill.job import State
+from promptmill.outcome import Reason
+from promptmill.store.rows import in_state
+from promptmill.tables import attempts, jobs, workers
+
+HEARTBEAT_SECONDS = 5.0
+#: Three missed heartbeats, less a little: jobs of a dead worker run again within three.
+LEASE_SECONDS = 12.5
+
+
+async def register(db: Database, *, name: str, now: float) -> int:
+    """A new worker; returns its id. Ids are never used twice."""
+    async with db.write() as connection:
+        statement = sa.insert(workers).values(name=name, started_at=now, heartbeat_at=now).returning(workers.c.id)
+        return int((await connection.execute(statement)).scalar_one())
+
+
+async def heartbeat(db: Database, *, worker_id: int, in_flight: int, now: float) -> bool:
+    """Prolong the lease. False: this worker was declared dead, and must go on under a new id."""
+    async with db.write() as connection:
+        done = await connection.execute(
+            sa.update(workers)
+            .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+            .values(heartbeat_at=now, in_flight=in_flight)
+        )
+        return done.rowcount > 0
+
+
+async def stopped(db: Database, *, worker_id: int, now: float) -> None:
+    """An orderly end: nothing is left in its hands."""
+    async with db.write() as connection:
+        statement = sa.update(workers).where(workers.c.id == worker_id)
+        await connection.execute(statement.values(stopped_at=now, in_flight=0))
+
+
+async def silent(db: Database, *, now: float, lease_seconds: float = LEASE_SECONDS) -> list[int]:
+    """Workers that neither stopped nor gave a sign of life for `lease_seconds`."""
+    async with db.read() as connection:
+        rows = await connection.execute(
+            sa.select(workers.c.id)
+            .where(workers.c.stopped_at.is_(None), workers.c.heartbeat_at < now - lease_seconds)
+            .order_by(workers.c.id)
+        )
+        return list(rows.scalars())
+
+
+async def reap(db: Database, *, worker_ids: Sequence[int], now: float, lease_seconds: float = LEASE_SECONDS) -> int:
+    """Give the jobs of dead workers back; returns how many. The attempt does not count against the job.
+
+    Each call that was out gets its row in the ledger: it may have been answered and paid for. A worker whose heart
+    beat again since `silent` looked is left alone.
+    """
+    reaped = 0
+    for worker_id in worker_ids:
+        async with db.write() as connection:
+            dead = await connection.execute(
+                sa.update(workers)
+                .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+                .where(workers.c.heartbeat_at <= now - lease_seconds)
+                .values(stopped_at=now, in_flight=0)
+            )
+            if not dead.rowcount:
+                continue
+            theirs = sa.and_(jobs.c.worker_id == worker_id, in_state(State.RUNNING))
+            ids = list(
+                (
+                    await connection.execute(sa.select(jobs.c.id).where(theirs).order_by(jobs.c.id).with_for_update())
+                ).scalars()
+            )
+            if not ids:
+                continue
+            lost = sa.select(
+                jobs.c.id,
+                jobs.c.epoch,
+                jobs.c.batch_id,
+                jobs.c.worker_id,
+                sa.literal(Reason.WORKER_LOST.value),
+                sa.false(),
+                sa.literal(0),
+                sa.literal(0),
+            ).where(theirs)
+            columns = [
+                "job_id", "epoch", "batch_id", "worker_id", "outcome", "counted", "prompt_tokens", "completion_tokens",
+            ]  # fmt: skip
+            await connection.execute(sa.insert(attempts).from_select(columns, lost))
+            done = await connection.execute(sa.update(jobs).where(theirs).values(state=State.READY, worker_id=None))
+            reaped += done.rowcount
+    return reaped

