@@ -95,6 +95,7 @@ batches = sa.Table(
     sa.Column("max_attempts", sa.Integer, nullable=False),
     sa.Column("created_at", Seconds, nullable=False),
     sa.Column("in_progress_at", Seconds),
+    sa.Column("cancelling_at", Seconds),
     sa.Column("finished_at", Seconds),
     sa.Column("total", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("succeeded", sa.BigInteger, nullable=False, server_default="0"),

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +52,38 @@ def postgres_url() -> Iterator[str]:
 _numbers = itertools.count()
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """A migrated database that others are copied from: a tenth of the time that migrating each would take."""
+
+    async def make() -> str:
+        url = await _new_database(postgres_url)
+        database = Database(url)
+        await schema.migrate(database)
+        await database.aclose()
+        return sa.make_url(url).database or ""
+
+    with ThreadPoolExecutor(1) as aside:  # a test's loop may be running here
+        return aside.submit(lambda: asyncio.run(make())).result()
+
+
+@pytest.fixture
+async def postgres_db_url(postgres_url: str, postgres_template: str) -> str:
+    """The URL of an empty PostgreSQL database with its tables."""
+    return await _new_database(postgres_url, template=postgres_template)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def db(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database]:
     """An empty database, once of each kind: what holds on one holds on the other."""
     if request.param == "sqlite":
         url = str(tmp_path / "test.sqlite3")
     else:
-        url = await _new_database(request.getfixturevalue("postgres_url"))
+        url = await _new_database(
+            request.getfixturevalue("postgres_url"), template=request.getfixturevalue("postgres_template")
+        )
     database = Database(url)
-    await schema.migrate(database)
+    await schema.ensure(database)
     yield database
     await database.aclose()
 
@@ -73,11 +97,11 @@ async def sqlite_db(tmp_path) -> AsyncIterator[Database]:
     await database.aclose()
 
 
-async def _new_database(server_url: str) -> str:
+async def _new_database(server_url: str, template: str = "template1") -> str:
     admin = Database(server_url)
     name = f"test_{next(_numbers)}"
     async with admin.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        await connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     await admin.aclose()
     return sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
 

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from promptmill.engine import Database
 from promptmill.errors import NotFound
 from promptmill.job import BATCH_ACTIVE, BatchState, State
+from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state, new_public_id
+from promptmill.store.upkeep import finish_unsent
 from promptmill.tables import attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
 
 
@@ -29,6 +31,7 @@ class BatchRow:
     max_attempts: int
     created_at: float
     in_progress_at: float | None
+    cancelling_at: float | None
     finished_at: float | None
     total: int
     succeeded: int
@@ -252,3 +255,34 @@ async def name_run(db: Database, *, batch_id: int, run_key: str) -> None:
     """Let a later `run` of the same input find this batch."""
     async with db.write() as connection:
         await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(run_key=run_key))
+
+
+async def cancel(db: Database, *, batch_id: int, now: float) -> bool:
+    """in_progress → cancelling: no further claim, at once. False when the batch was not running.
+
+    What is ready or waiting becomes a cancelled result by `finish_cancelling`; what is running ends and is kept.
+    """
+    async with db.write() as connection:
+        statement = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.IN_PROGRESS))
+        stopped = await connection.execute(statement.values(state=BatchState.CANCELLING, cancelling_at=now))
+        return stopped.rowcount > 0
+
+
+async def cancelling(db: Database) -> list[int]:
+    """Batches that are on their way to cancelled."""
+    async with db.read() as connection:
+        statement = sa.select(batches.c.id).where(batch_in(BatchState.CANCELLING)).order_by(batches.c.id)
+        return list((await connection.execute(statement)).scalars())
+
+
+async def finish_cancelling(db: Database, *, batch_id: int, now: float) -> int:
+    """ready, waiting → cancelled for all jobs of a batch that is cancelling; returns how many."""
+    theirs = sa.and_(jobs.c.batch_id == batch_id, in_state(State.READY, State.WAITING))
+    total = 0
+    while done := await finish_unsent(
+        db, theirs, State.CANCELLED, code="batch_cancelled", message="The batch was cancelled.", now=now
+    ):
+        total += done
+    async with db.write() as connection:
+        await close_if_done(connection, batch_id, now)  # nothing may have been left to move
+    return total

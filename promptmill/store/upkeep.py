@@ -1,5 +1,7 @@
 """What time alone brings about: waiting jobs fall due, deadlines pass. Idempotent; anyone may ask at any time."""
 
+from collections import Counter
+
 import sqlalchemy as sa
 
 from promptmill.content import PLAIN
@@ -7,9 +9,10 @@ from promptmill.engine import Database
 from promptmill.job import State
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import in_state
-from promptmill.tables import batches, jobs, leases, results
+from promptmill.tables import batches, jobs, leases, results, workers
 
 _ROWS_AT_ONCE = 5_000
+_WORKERS_KEPT_SECONDS = 7 * 86_400.0
 
 
 async def stage_due(db: Database, *, now: float) -> int:
@@ -27,32 +30,42 @@ async def stage_due(db: Database, *, now: float) -> int:
 async def expire(db: Database, *, now: float) -> int:
     """ready, waiting → expired, for jobs whose deadline has passed; returns how many. Running ones may make it."""
     late = sa.and_(in_state(State.READY, State.WAITING), jobs.c.deadline <= now)
+    message = "This request could not be executed before the completion window expired."
+    return await finish_unsent(db, late, State.EXPIRED, code="batch_expired", message=message, now=now)
+
+
+async def finish_unsent(
+    db: Database, which: "sa.ColumnElement[bool]", state: State, *, code: str, message: str, now: float
+) -> int:
+    """ready, waiting → a finished state, without a call; returns how many. A few thousand at a time: ask again."""
     async with db.write() as connection:
-        picked = sa.select(jobs).where(late).order_by(jobs.c.id).limit(_ROWS_AT_ONCE).with_for_update(skip_locked=True)
-        rows = (await connection.execute(picked)).all()
+        picked = sa.select(jobs.c.id, jobs.c.batch_id).where(which).order_by(jobs.c.id).limit(_ROWS_AT_ONCE)
+        rows = (await connection.execute(picked.with_for_update(skip_locked=True))).all()
         if not rows:
             return 0
-        await connection.execute(sa.delete(jobs).where(db.any_of(jobs.c.id, [row.id for row in rows])))
-        await connection.execute(
-            sa.insert(results),
-            [
-                {
-                    "batch_id": row.batch_id, "position": row.position, "job_id": row.id, "lane_id": row.lane_id,
-                    "file_id": row.file_id, "part": row.part, "state": State.EXPIRED.value, "epoch": row.epoch,
-                    "attempts": row.attempts, "finished_at": now, "error_code": "batch_expired",
-                    "error_message": "This request could not be executed before the completion window expired.",
-                    "prompt_tokens": 0, "completion_tokens": 0, "reasoning_tokens": 0, "cached_tokens": 0,
-                    "encoding": PLAIN,
-                }
-                for row in rows
-            ],
-        )  # fmt: skip
-        for batch_id in sorted({row.batch_id for row in rows}):
-            count = sum(row.batch_id == batch_id for row in rows)
+        theirs = db.any_of(jobs.c.id, [row.id for row in rows])
+        kept = ["batch_id", "position", "lane_id", "file_id", "part", "epoch", "attempts"]
+        given = {
+            "state": state.value, "finished_at": now, "error_code": code, "error_message": message,
+            "prompt_tokens": 0, "completion_tokens": 0, "reasoning_tokens": 0, "cached_tokens": 0, "encoding": PLAIN,
+        }  # fmt: skip
+        source = sa.select(
+            jobs.c.id, *(jobs.c[name] for name in kept), *(sa.literal(value) for value in given.values())
+        ).where(theirs)
+        await connection.execute(sa.insert(results).from_select(["job_id", *kept, *given], source))
+        await connection.execute(sa.delete(jobs).where(theirs))
+        for batch_id, count in sorted(Counter(row.batch_id for row in rows).items()):
             moved = sa.update(batches).where(batches.c.id == batch_id)
-            await connection.execute(moved.values(expired=batches.c.expired + count))
+            await connection.execute(moved.values({state.value: batches.c[state.value] + count}))
             await close_if_done(connection, batch_id, now)
         return len(rows)
+
+
+async def purge(db: Database, *, now: float) -> int:
+    """Forget workers that stopped more than a week ago; returns how many. What they did stays in the ledger."""
+    async with db.write() as connection:
+        gone = await connection.execute(sa.delete(workers).where(workers.c.stopped_at < now - _WORKERS_KEPT_SECONDS))
+        return gone.rowcount
 
 
 async def take_lease(db: Database, *, name: str, owner: str, seconds: float, now: float) -> bool:

@@ -44,6 +44,14 @@ async def stopped(db: Database, *, worker_id: int, now: float) -> None:
         await connection.execute(statement.values(stopped_at=now, in_flight=0))
 
 
+async def alive(db: Database, *, now: float, lease_seconds: float = LEASE_SECONDS) -> int:
+    """How many workers there are."""
+    async with db.read() as connection:
+        statement = sa.select(sa.func.count()).select_from(workers)
+        statement = statement.where(workers.c.stopped_at.is_(None), workers.c.heartbeat_at >= now - lease_seconds)
+        return int((await connection.execute(statement)).scalar_one())
+
+
 async def silent(db: Database, *, now: float, lease_seconds: float = LEASE_SECONDS) -> list[int]:
     """Workers that neither stopped nor gave a sign of life for `lease_seconds`."""
     async with db.read() as connection:

@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("in_progress_at", sa.Double(), nullable=True),
+        sa.Column("cancelling_at", sa.Double(), nullable=True),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("total", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("succeeded", sa.BigInteger(), server_default="0", nullable=False),
