@@ -210,7 +210,7 @@ async def unfinished_lanes(db: Database, batch_id: int) -> dict[int, int]:
         rows = await connection.execute(
             sa.select(jobs.c.lane_id, sa.func.count()).where(jobs.c.batch_id == batch_id).group_by(jobs.c.lane_id)
         )
-        return dict(rows.tuples().all())
+        return {lane_id: int(count) for lane_id, count in rows}
 
 
 async def counts_by_state(db: Database, batch_ids: Sequence[int]) -> dict[int, dict[State, int]]:

@@ -94,7 +94,7 @@ async def failure_counts(db: Database, batch_id: int) -> list[tuple[str, int, st
             .group_by(results.c.error_code)
             .order_by(count.desc())
         )
-        return [(code, jobs, message or "") for code, jobs, message in rows.tuples()]
+        return [(code, jobs, message or "") for code, jobs, message in rows]
 
 
 async def call_counts(db: Database, batch_id: int) -> dict[str, int]:
@@ -105,4 +105,4 @@ async def call_counts(db: Database, batch_id: int) -> dict[str, int]:
             .where(attempts.c.batch_id == batch_id)
             .group_by(attempts.c.outcome)
         )
-        return dict(rows.tuples().all())
+        return {outcome: int(calls) for outcome, calls in rows}

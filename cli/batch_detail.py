@@ -1,0 +1,135 @@
+"""What `promptmill status` knows: a batch with its lanes, calls, failures and workers, as values and as plain facts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from promptmill.engine import Database
+from promptmill.job import State
+from promptmill.store import batches, lanes, overview, results
+from promptmill.store.batches import BatchRow
+from promptmill.store.lanes import LaneRow
+from promptmill.store.overview import WorkerRow
+from promptmill.store.workers import LEASE_SECONDS
+
+#: custom_ids that are named for each reason, where somebody asks for failures.
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReason:
+    """Why jobs of a batch did not succeed."""
+
+    code: str
+    jobs: int
+    message: str  # of one of them
+    examples: tuple[str, ...]  # custom_ids of the first ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """All that is known about a batch."""
+
+    batch: BatchRow
+    #: Of all states that any job is in.
+    jobs: dict[State, int]
+    #: Each with the number of this batch's jobs that are not finished on it.
+    lanes: tuple[tuple[LaneRow, int], ...]
+    #: Outcome → upstream calls; a job may take several.
+    calls: dict[str, int]
+    failures: tuple[FailureReason, ...]
+    workers: tuple[WorkerRow, ...]
+
+
+async def read_detail(db: Database, reference: str | None, *, with_examples: bool) -> Detail:
+    """The batch that is meant (see `batches.find`), in detail; examples cost a query for each reason."""
+    batch = await batches.find(db, reference)
+    unfinished = (await batches.counts_by_state(db, [batch.id])).get(batch.id, {})
+    left = await batches.unfinished_lanes(db, batch.id)
+    rows = await lanes.read(db, await batches.lane_names(db, batch.id))
+    calls = await results.call_counts(db, batch.id)
+    return Detail(
+        batch=batch,
+        jobs={state: n for state, n in {**unfinished, **finished_counts(batch)}.items() if n},
+        lanes=tuple((row, left.get(row.id, 0)) for row in rows),
+        calls=dict(sorted(calls.items(), key=lambda item: (-item[1], item[0]))),
+        failures=await _failures(db, batch.id, with_examples=with_examples),
+        workers=tuple(await overview.working(db)),
+    )
+
+
+async def _failures(db: Database, batch_id: int, *, with_examples: bool) -> tuple[FailureReason, ...]:
+    reasons = []
+    for code, count, message in await results.failure_counts(db, batch_id):
+        named = await overview.examples(db, batch_id, code, limit=_EXAMPLES) if with_examples else []
+        reasons.append(FailureReason(code=code, jobs=count, message=message, examples=tuple(named)))
+    return tuple(reasons)
+
+
+def finished_counts(batch: BatchRow) -> dict[State, int]:
+    """The batch's counts of finished jobs, by state."""
+    return {
+        State.SUCCEEDED: batch.succeeded,
+        State.FAILED: batch.failed,
+        State.CANCELLED: batch.cancelled,
+        State.EXPIRED: batch.expired,
+        State.INVALID: batch.invalid,
+    }
+
+
+def is_silent(worker: WorkerRow, now: float) -> bool:
+    """Has it missed so many heartbeats that its jobs may be given to others?"""
+    return now - worker.heartbeat_at > LEASE_SECONDS
+
+
+def batch_facts(batch: BatchRow) -> dict[str, Any]:
+    """A batch as `--json` shows it. Keys may be added, and keep their meaning; times are unix seconds."""
+    return {
+        "id": batch.public_id,
+        "source": batch.source,
+        "state": batch.state.value,
+        "total": batch.total,
+        "done": batch.done,
+        **{state.value: count for state, count in finished_counts(batch).items()},
+        "retried": batch.retried,
+        "prompt_tokens": batch.prompt_tokens,
+        "completion_tokens": batch.completion_tokens,
+        "reasoning_tokens": batch.reasoning_tokens,
+        "cached_tokens": batch.cached_tokens,
+        "created_at": batch.created_at,
+        "started_at": batch.in_progress_at,
+        "finished_at": batch.finished_at,
+    }
+
+
+def detail_facts(detail: Detail, *, now: float) -> dict[str, Any]:
+    """A batch in detail as `--json` shows it."""
+    return {
+        "batch": batch_facts(detail.batch),
+        "jobs": {state.value: detail.jobs.get(state, 0) for state in State},
+        "lanes": [
+            {
+                "upstream": lane.upstream,
+                "model": lane.model,
+                "state": lane.state.value,
+                "reason": lane.reason,
+                "paused_until": lane.paused_until if lane.paused_until and lane.paused_until > now else None,
+                "unfinished": left,
+            }
+            for lane, left in detail.lanes
+        ],
+        "calls": detail.calls,
+        "failures": [
+            {"code": why.code, "jobs": why.jobs, "message": why.message, "examples": list(why.examples)}
+            for why in detail.failures
+        ],
+        "workers": [
+            {
+                "name": worker.name,
+                "in_flight": worker.in_flight,
+                "started_at": worker.started_at,
+                "heartbeat_at": worker.heartbeat_at,
+                "silent": is_silent(worker, now),
+            }
+            for worker in detail.workers
+        ],
+    }
