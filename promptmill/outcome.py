@@ -66,8 +66,17 @@ TRANSIENT = frozenset(
         Reason.PROTOCOL_ERROR,
     }
 )
-#: The key, the account or the model is wrong for every job of the lane, not just for this one.
-LANE_FAULTS = frozenset({Reason.UNAUTHORIZED, Reason.PAYMENT_REQUIRED, Reason.FORBIDDEN, Reason.NOT_AVAILABLE})
+#: The key, the account, the model or the address is wrong for every job of the lane, not just for this one.
+LANE_FAULTS = frozenset(
+    {
+        Reason.UNAUTHORIZED,
+        Reason.PAYMENT_REQUIRED,
+        Reason.FORBIDDEN,
+        Reason.NOT_AVAILABLE,
+        Reason.REDIRECTED,
+        Reason.TLS_FAILED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
