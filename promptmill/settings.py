@@ -4,6 +4,7 @@ Nothing here reads the environment at import, and nothing else reads it at all. 
 environment, then PROMPTMILL_CONFIG, then the defaults below.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -81,6 +82,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise SettingsError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if not 0 <= self.grace_seconds < math.inf:
+            raise SettingsError(f"grace_seconds must be 0 or more, not {self.grace_seconds}")
         names = [upstream.name for upstream in self.upstreams]
         if len(set(names)) < len(names):
             raise SettingsError(f"two upstreams have the same name: {sorted(names)}")
@@ -122,10 +125,11 @@ def _single_upstream(environ: Mapping[str, str], given: dict[str, Any], *, alone
     url = url or environ.get("PROMPTMILL_UPSTREAM_URL")
     key_env = given.pop("key_env", None)
     limits = {
-        "requests_per_minute": given.pop("requests_per_minute", None) or _number(environ, "PROMPTMILL_RPM"),
-        "tokens_per_minute": given.pop("tokens_per_minute", None) or _number(environ, "PROMPTMILL_TPM"),
-        "max_in_flight": given.pop("max_in_flight", None) or _number(environ, "PROMPTMILL_MAX_IN_FLIGHT", whole=True),
+        "requests_per_minute": _number(environ, "PROMPTMILL_RPM"),
+        "tokens_per_minute": _number(environ, "PROMPTMILL_TPM"),
+        "max_in_flight": _number(environ, "PROMPTMILL_MAX_IN_FLIGHT", whole=True),
     }
+    limits.update({name: given.pop(name) for name in limits if name in given})
     if explicit:
         given["base_url"] = url
     if url is None and not alone:

@@ -1,0 +1,316 @@
+"""The one way in: lines become a file's parts and a batch's jobs, checked before anything is sent.
+
+Memory stays flat: a few thousand lines are held at once, however long the input is. The batch is VALIDATING while its
+lines come in, so none of its jobs can be claimed; it opens when every line is good, and is removed when one is not.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from promptmill import data_uri
+from promptmill.content import PLAIN, pack
+from promptmill.engine import Database
+from promptmill.errors import InputError, LineError
+from promptmill.job import State
+from promptmill.jsonl import DuplicateFinder, InputFormat, Line, detect_format, read_lines
+from promptmill.kinds import multipart_fields
+from promptmill.request import Defaults, ParsedLine, parse_line, render
+from promptmill.settings import Settings
+from promptmill.store import batches, files, lanes
+from promptmill.store.batches import BatchRow, NewBatch
+from promptmill.tables import attachments, file_parts, jobs, results
+
+#: Lines that are parsed and written together.
+LINES_AT_ONCE: Final = 2_000
+#: Errors that are kept in full; the rest is only counted.
+ERRORS_KEPT: Final = 1_000
+
+_JOB_COLUMNS: Final = (
+    "batch_id", "position", "lane_id", "file_id", "part", "state", "epoch", "attempts", "not_before", "deadline",
+    "bytes", "tokens", "max_tokens",
+)  # fmt: skip
+_INVALID_COLUMNS: Final = (
+    "batch_id", "position", "job_id", "lane_id", "file_id", "part", "state", "epoch", "attempts", "finished_at",
+    "error_code", "error_message", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
+    "encoding",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An input: its bytes, in chunks, and what is known about them."""
+
+    name: str
+    chunks: Iterable[bytes]
+    #: Lines may name files in this folder (audio to transcribe); None: they may not.
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a batch is to be taken in."""
+
+    defaults: Defaults = field(default_factory=Defaults)
+    run_key: str | None = None
+    skip_bad_lines: bool = False
+    priority: int = 0
+    deadline: float | None = None
+    not_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of an intake."""
+
+    batch: BatchRow
+    jobs: int
+    errors: tuple[LineError, ...]  # of skipped lines
+    skipped: int
+
+
+async def take_in(
+    db: Database,
+    settings: Settings,
+    source: Source,
+    terms: Terms,
+    *,
+    clock: Callable[[], float],
+    progress: Callable[[int], None] = lambda _lines: None,
+) -> Taken:
+    """Read, check and store an input as an open batch. `progress` is told the number of lines so far.
+
+    Raises InputError when lines are wrong (all of them are looked at first) and `skip_bad_lines` is not set; then
+    nothing of the input is kept. Raises UsageError when the input cannot be read.
+    """
+    file_id = await files.create(db, filename=source.name, purpose="batch", now=clock())
+    new = NewBatch(
+        file_id=file_id,
+        source=source.name,
+        defaults=terms.defaults.to_json(),
+        run_key=terms.run_key,
+        priority=terms.priority,
+        deadline=terms.deadline,
+        max_attempts=settings.max_attempts,
+    )
+    batch = await batches.create(db, new, now=clock())
+    intake = _Intake(db, settings, source, terms, batch, clock)
+    try:
+        await intake.read(progress)
+        await intake.refuse_duplicates()
+        intake.approve()
+    except BaseException:
+        await batches.discard(db, batch_id=batch.id)
+        raise
+    await files.sealed(db, file_id=file_id, size_bytes=intake.size_bytes, parts=intake.lines)
+    await batches.open_(
+        db, batch_id=batch.id, jobs_by_lane=+intake.jobs_by_lane, invalid=intake.error_count, now=clock()
+    )
+    opened = await batches.get(db, batch.id)
+    return Taken(opened, intake.jobs_by_lane.total(), tuple(intake.errors), intake.error_count)
+
+
+class _Intake:
+    """One input on its way in."""
+
+    def __init__(
+        self, db: Database, settings: Settings, source: Source, terms: Terms, batch: BatchRow,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.errors: list[LineError] = []
+        self.error_count = 0
+        self.lines = 0
+        self.size_bytes = 0
+        self.jobs_by_lane: Counter[int] = Counter()
+        self._db = db
+        self._settings = settings
+        self._source = source
+        self._terms = terms
+        self._batch = batch
+        self._clock = clock
+        self._format: InputFormat | None = None
+        self._lane_ids: dict[str, int | LineError] = {}
+        self._duplicates = DuplicateFinder()
+        self._attached: set[str] = set()
+
+    async def read(self, progress: Callable[[int], None]) -> None:
+        """Every line: parsed, checked and, as long as the input is good, stored."""
+        lines = read_lines(self._source.chunks, self._settings.max_line_bytes)
+        while group := list(islice(lines, LINES_AT_ONCE)):
+            if self._format is None:
+                self._format = detect_format(self._source.name, group[0].data)
+            await self._store([(line, await self._check(line)) for line in group])
+            progress(self.lines)
+
+    async def _check(self, line: Line) -> "_Good | LineError":
+        defaults = self._terms.defaults
+        parsed = parse_line(
+            line, self._format or InputFormat.JSON, defaults, max_body_bytes=self._settings.max_line_bytes
+        )
+        if isinstance(parsed, LineError):
+            return parsed
+        lane_id = self._lane_ids.get(parsed.model)
+        if lane_id is None:
+            lane_id = await self._lane(parsed.model)
+        if isinstance(lane_id, LineError):
+            return LineError(line.number, lane_id.code, lane_id.message, lane_id.param)
+        if parsed.kind == "transcriptions" and (problem := await self._attach(line, parsed)):
+            return problem
+        custom_id = parsed.custom_id or f"line-{line.number}"
+        self._duplicates.add(custom_id, line.number)
+        return _Good(parsed, custom_id, lane_id)
+
+    async def _lane(self, model: str) -> int | LineError:
+        upstream = self._settings.upstream_for(model)
+        if upstream is None:
+            names = ", ".join(sorted({glob for u in self._settings.upstreams for glob in u.models}))
+            self._lane_ids[model] = LineError(
+                None, "model_not_found", f"no upstream serves the model {model!r}; configured are: {names}", "model"
+            )
+        else:
+            self._lane_ids[model] = await lanes.ensure(self._db, upstream.name, model)
+        return self._lane_ids[model]
+
+    async def _attach(self, line: Line, parsed: ParsedLine) -> LineError | None:
+        """Keep the file that the line names, so that any worker can send it, even when the file is gone."""
+        request = render(line.data, parsed.form, self._terms.defaults)
+        _, name = multipart_fields(request.body)
+        if name is None or name in self._attached:
+            return None
+        if name.startswith(data_uri.PREFIX):
+            try:
+                data_uri.decoded(name)
+            except ValueError as error:
+                return LineError(line.number, "invalid_request", str(error), "file")
+            return None
+        if name.startswith("file-") and await files.find(self._db, name) is not None:
+            return None
+        folder = self._source.folder
+        if folder is None:
+            return LineError(line.number, "file_not_found", f"there is no file {name!r}; upload it first", "file")
+        path = folder / name
+        try:
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+            why = f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}"
+            return LineError(line.number, "file_not_found", why, "file")
+        await self._keep(name, content)
+        self._attached.add(name)
+        return None
+
+    async def _keep(self, name: str, content: bytes) -> None:
+        file_id = await files.create(self._db, filename=Path(name).name, purpose="user_data", now=self._clock())
+        slices = [content[i : i + files.SLICE_BYTES] for i in range(0, len(content), files.SLICE_BYTES)]
+        async with self._db.write() as connection:
+            rows = [(file_id, part, None, None, None, *pack(data)) for part, data in enumerate(slices)]
+            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows)
+            mine = {"file_id": self._batch.file_id, "name": name, "attached_id": file_id}
+            await connection.execute(sa.insert(attachments), mine)
+        await files.sealed(self._db, file_id=file_id, size_bytes=len(content), parts=len(slices))
+
+    def _wrong(self, error: LineError) -> None:
+        self.error_count += 1
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(error)
+
+    async def _store(self, group: "list[tuple[Line, _Good | LineError]]") -> None:
+        parts: list[tuple[object, ...]] = []
+        ready: list[tuple[object, ...]] = []
+        invalid: list[tuple[object, ...]] = []
+        now, batch, terms = self._clock(), self._batch, self._terms
+        state = State.READY if terms.not_before is None or terms.not_before <= now else State.WAITING
+        for line, found in group:
+            position = self.lines
+            self.lines += 1
+            self.size_bytes += len(line.data)
+            if isinstance(found, LineError):
+                self._wrong(found)
+                parts.append((batch.file_id, position, line.number, None, None, *pack(line.data)))
+                invalid.append(_invalid_row(batch, position, found, now))
+                continue
+            parsed = found.parsed
+            parts.append((batch.file_id, position, line.number, found.custom_id, parsed.form.value, *pack(line.data)))
+            ready.append(
+                (batch.id, position, found.lane_id, batch.file_id, position, state.value, 0, 0,
+                 None if state is State.READY else terms.not_before, terms.deadline,
+                 parsed.body_bytes, parsed.prompt_tokens, parsed.max_tokens)
+            )  # fmt: skip
+            self.jobs_by_lane[found.lane_id] += 1
+        if self.error_count and not terms.skip_bad_lines:
+            return  # it will be refused: from here on it is only looked at
+        async with self._db.write() as connection:
+            await self._db.insert(connection, file_parts, files.PART_COLUMNS, parts)
+            await self._db.insert(connection, jobs, _JOB_COLUMNS, ready)
+            await self._db.insert(connection, results, _INVALID_COLUMNS, invalid)
+
+    def approve(self) -> None:
+        """May it be opened? Raises InputError."""
+        if not self.lines:
+            raise InputError(self._source.name, [LineError(None, "empty_file", "there is no request in it")], 1)
+        if self.error_count and not self._terms.skip_bad_lines:
+            errors = sorted(self.errors, key=lambda error: error.line or 0)
+            raise InputError(self._source.name, errors, self.error_count)
+
+    async def refuse_duplicates(self) -> None:
+        """A custom_id given twice: the later line is wrong."""
+        for group in _batched(self._duplicates.candidates(), LINES_AT_ONCE):
+            stored = await self._custom_ids({line for pair in group for line in pair})
+            for first, later in group:
+                mine, theirs = stored.get(later), stored.get(first)
+                if mine is not None and theirs is not None and mine != theirs:
+                    continue  # equal digests of different names
+                named = f"custom_id {mine!r}" if mine is not None else "custom_id"
+                await self._refuse(
+                    LineError(later, "duplicate_custom_id", f"{named} was seen before, on line {first}", "custom_id")
+                )
+
+    async def _custom_ids(self, lines: set[int]) -> dict[int, str]:
+        return await files.custom_ids_at(self._db, self._batch.file_id, sorted(lines))
+
+    async def _refuse(self, error: LineError) -> None:
+        """Turn a job that was already stored into an invalid one."""
+        if self._terms.skip_bad_lines:
+            async with self._db.write() as connection:
+                at_line = sa.select(file_parts.c.part).where(
+                    file_parts.c.file_id == self._batch.file_id, file_parts.c.line == error.line
+                )
+                gone = (
+                    sa.delete(jobs)
+                    .where(jobs.c.batch_id == self._batch.id, jobs.c.position == at_line.scalar_subquery())
+                    .returning(jobs.c.position, jobs.c.lane_id)
+                )
+                row = (await connection.execute(gone)).one_or_none()
+                if row is None:
+                    return
+                self.jobs_by_lane[row.lane_id] -= 1
+                bad = [_invalid_row(self._batch, row.position, error, self._clock())]
+                await self._db.insert(connection, results, _INVALID_COLUMNS, bad)
+        self._wrong(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    parsed: ParsedLine
+    custom_id: str
+    lane_id: int
+
+
+def _invalid_row(batch: BatchRow, position: int, error: LineError, now: float) -> tuple[object, ...]:
+    return (
+        batch.id, position, 0, 0, batch.file_id, position, State.INVALID.value, 0, 0, now,
+        error.code, str(error), 0, 0, 0, 0, PLAIN,
+    )  # fmt: skip
+
+
+def _batched(pairs: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    iterator = iter(pairs)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+__all__ = ["Source", "Taken", "Terms", "take_in"]

@@ -1,0 +1,336 @@
+"""The drain: a coroutine that takes permits, claims that many jobs, and sees that they are run and recorded.
+
+    permits (limits/) → claim (store/claims) → attempt → verdict (probe) → decide (retry) → record (recorder)
+
+What runs next is decided at claim time, lane by lane; nothing is claimed that then has to wait. A drain ends when its
+stop event is set (stop claiming, wait a grace period, cancel the rest, give the jobs back), or when it is told to end
+with its work. The embedded mode and Celery run this same coroutine.
+"""
+
+import asyncio
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from promptmill.engine import Database
+from promptmill.fairness import Contender, shares
+from promptmill.outcome import Failure
+from promptmill.settings import Settings
+from promptmill.store import batches, claims, workers
+from promptmill.store.batches import Active
+from promptmill.store.claims import Claimed
+from promptmill.store.records import Ending
+from worker.attempt import BatchContexts, Desk
+from worker.calls import Calls, Counts
+from worker.lane import Lane, Lanes
+from worker.limits import Limiter
+from worker.probe import HANDFUL
+from worker.recorder import Recorder, is_database_away
+from worker.upkeep import Upkeep
+
+log = logging.getLogger("promptmill.worker")
+
+#: Without a hint, new work is noticed after this long.
+POLL_SECONDS: Final = 1.0
+#: One claim takes at most this many jobs: enough to be cheap, few enough to be quick.
+CLAIM_AT_ONCE: Final = 500
+#: While many calls are out, slots that become free within this time are filled by one claim.
+LINGER_SECONDS: Final = 0.01
+LINGER_FROM_CALLS: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainTerms:
+    """What a drain is to work on, and when it ends by itself."""
+
+    worker_name: str
+    #: None: all batches of the database.
+    only_batches: frozenset[int] | None = None
+    #: End when nothing is left that could be done now, or later by waiting.
+    until_done: bool = False
+    #: End after so long without a call under way or a job to claim; upkeep asks for a new drain when there is work.
+    idle_seconds: float | None = None
+    #: Past this age, end at the first moment without a call under way. Claiming never stops just to get there: a
+    #: thought of an hour would idle the slot.
+    max_age_seconds: float | None = None
+
+
+class Drain:
+    """One worker. Make it, `await run(stop)`, once."""
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        desk: Desk,
+        limiter: Limiter,
+        terms: DrainTerms,
+        *,
+        clock: Callable[[], float],
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self.settings = settings
+        self.lanes = Lanes(db, clock, desk.config_for)
+        self._db = db
+        self._limiter = limiter
+        self._terms = terms
+        self._clock = clock
+        self._contexts = BatchContexts(db)
+        self._upkeep = Upkeep(db, clock=clock, owner=terms.worker_name)
+        self._calls = Calls(
+            desk, self._contexts, self.lanes, record=self._record, changed=self._something_ended, clock=clock, rng=rng
+        )
+        self._wake = asyncio.Event()
+        self._active: dict[int, list[Active]] = {}  # lane id → batches with ready jobs on it
+        self._looked_at = float("-inf")
+        self._round_number = 0
+        self._worker_id = 0
+        self._recorder: Recorder
+        self._beat_at = float("-inf")
+        self._taken_for_dead = False
+        self._lost_touch = False  # with the database: a claim may have succeeded without an answer
+        self._abandoned = False
+        self._started_at = self._busy_at = clock()
+
+    @property
+    def counts(self) -> Counts:
+        """What has been done so far."""
+        return self._calls.counts
+
+    def halts(self) -> dict[int, Failure]:
+        """Lane id → why it is halted."""
+        return self.lanes.halted()
+
+    def wake(self) -> None:
+        """A hint that there may be new work."""
+        self._looked_at = float("-inf")
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """Do not wait for calls under way any longer: give their jobs back now."""
+        self._abandoned = True
+        self._calls.cancel()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, or until nothing is left to do where the terms say so."""
+        await self._begin()
+        waker = asyncio.create_task(self._wake_on(stop))
+        heart = asyncio.create_task(self._heartbeat(), name="promptmill-heartbeat")
+        try:
+            await self._work(stop)
+            await self._calls.wait(0 if self._abandoned else self.settings.grace_seconds)
+        finally:
+            waker.cancel()
+            try:
+                await self._let_go()
+                await self.lanes.close()
+            finally:
+                heart.cancel()
+            await workers.stopped(self._db, worker_id=self._worker_id, now=self._clock())
+
+    async def _begin(self) -> None:
+        now = self._clock()
+        self._worker_id = await workers.register(self._db, name=self._terms.worker_name, now=now)
+        self._recorder = Recorder(self._db, worker_id=self._worker_id, clock=self._clock, written=self._written)
+        self._beat_at = now
+        self._taken_for_dead = False
+
+    async def _let_go(self) -> None:
+        """Nothing stays in this worker's hands."""
+        self._calls.cancel()
+        await self._calls.wait(None)
+        self._calls.give_back_held()
+        await self._recorder.close()
+        await self._upkeep.give_back_unknown(self._worker_id, ())
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._recorder.check()
+            try:
+                await self._see_that_it_is_alive()
+                if await self._upkeep.if_due():
+                    self._looked_at = float("-inf")
+                wait_seconds = await self._round()
+                if not self._calls and not self._recorder.backlog and await self._may_end():
+                    return
+            except (OSError, sa.exc.SQLAlchemyError) as error:
+                if not is_database_away(error):
+                    raise
+                log.warning("the database is away (%s); nothing is claimed until it is back", type(error).__name__)
+                self._lost_touch = True
+                wait_seconds = POLL_SECONDS
+            await self._wait(wait_seconds)
+
+    async def _wait(self, seconds: float) -> None:
+        seconds = min(seconds, self._upkeep.due_in())
+        if seconds > 0 and not self._wake.is_set():
+            with suppress(TimeoutError):  # polling is the truth; a wake-up only makes it quicker
+                await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+        if len(self._calls) >= LINGER_FROM_CALLS:
+            await asyncio.sleep(LINGER_SECONDS)
+
+    # ---------------------------------------------------------------- claiming
+
+    async def _round(self) -> float:
+        """Give every lane its turn to claim; returns for how many seconds asking again is of no use."""
+        now = self._clock()
+        for lane in self.lanes:
+            await lane.tell(self._limiter, now)
+            lane.waiting_for = ""
+        if now - self._looked_at >= POLL_SECONDS:
+            await self._look()
+        wait = POLL_SECONDS
+        turns = sorted(self._active)
+        self._round_number += 1
+        for index in range(len(turns)):
+            # Lanes that share a limit take turns in being first.
+            lane_id = turns[(index + self._round_number) % len(turns)]
+            wait = min(wait, await self._claim_on(self.lanes[lane_id]))
+        return wait
+
+    async def _look(self) -> None:
+        """See which batches have ready jobs and on which lanes, and what others have learned about the lanes."""
+        self._looked_at = self._clock()
+        found = await batches.active(self._db, only=self._terms.only_batches)
+        by_lane: dict[int, list[Active]] = defaultdict(list)
+        for active in found:
+            by_lane[active.lane_id].append(active)
+        await self.lanes.refresh(by_lane)
+        await self._contexts.load({active.batch_id for active in found})
+        self._active = dict(by_lane)
+
+    async def _claim_on(self, lane: Lane) -> float:
+        """Take permits, claim that many, start them; returns for how many seconds asking again is of no use."""
+        now, counts = self._clock(), self._calls.counts
+        room = lane.room(now)
+        if room == 0:
+            lane.waiting_for = "halted" if lane.halted else "first answers"
+            return lane.opens_in(now) or POLL_SECONDS
+        free_bytes = self.settings.max_bytes_in_flight - counts.bytes_in_flight
+        if free_bytes <= 0 and self._calls:
+            lane.waiting_for = "bytes"
+            return POLL_SECONDS
+        want = CLAIM_AT_ONCE if room is None else min(room, CLAIM_AT_ONCE)
+        if not lane.learned.call_tokens:
+            want = min(want, HANDFUL)  # what a call takes, in tokens, shows with the first ones
+        each = lane.learned.call_tokens or 1.0
+        grant = await self._limiter.acquire(lane.buckets(), want=want, tokens_each=each)
+        lane.waiting_for = grant.binding or ("first answers" if room is not None and grant.count == room else "")
+        if not grant.count:
+            return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
+        jobs: list[Claimed] = []
+        try:
+            jobs = await self._claim(lane, grant.count, free_bytes)
+        finally:
+            if unused := grant.count - len(jobs):
+                await self._limiter.give_back(lane.buckets(), count=unused, tokens=unused * each)
+        for job in jobs:
+            self._calls.start(lane, job, granted_tokens=each)
+        if jobs:
+            self._busy_at = self._clock()
+        if len(jobs) < grant.count:
+            lane.waiting_for = ""
+            return POLL_SECONDS
+        if grant.binding is None:
+            return 0.0 if room is None else POLL_SECONDS
+        return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
+
+    async def _claim(self, lane: Lane, permits: int, free_bytes: int) -> list[Claimed]:
+        active = self._active.get(lane.id, [])
+        in_flight = self._calls.of_batch
+        split = shares([Contender(a.batch_id, a.priority, in_flight[lane.id, a.batch_id]) for a in active], permits)
+        jobs = await claims.claim(
+            self._db, worker_id=self._worker_id, lane_id=lane.id, shares=split, max_bytes=free_bytes
+        )
+        if sum(job.body_bytes for job in jobs) < free_bytes:
+            # Who had fewer ready jobs than its share has none left: the next round goes to the others.
+            got = Counter(job.batch_id for job in jobs)
+            empty = {batch_id for batch_id, count in split if got[batch_id] < count}
+            if rest := [a for a in active if a.batch_id not in empty]:
+                self._active[lane.id] = rest
+            else:
+                self._active.pop(lane.id, None)
+        return jobs
+
+    async def _may_end(self) -> bool:
+        """Nothing is under way: is this the end?"""
+        now, terms = self._clock(), self._terms
+        if terms.until_done:
+            return await self._all_done()
+        if terms.max_age_seconds is not None and now - self._started_at >= terms.max_age_seconds:
+            return True
+        return terms.idle_seconds is not None and now - self._busy_at >= terms.idle_seconds
+
+    async def _all_done(self) -> bool:
+        """Is nothing left that could be claimed, now or later by waiting?"""
+        await self._look()
+        halted = set(self.halts())
+        if self._active.keys() - halted or await self._upkeep.more_to_come(
+            self._terms.only_batches, halted, worker_id=self._worker_id
+        ):
+            return False
+        if self._calls.holds_any():
+            self._calls.resolve_held()
+            return False
+        return True
+
+    # ---------------------------------------------------------------- what ends, and staying alive
+
+    def _record(self, ending: Ending) -> None:
+        self._recorder.put(ending)
+
+    def _written(self, endings: Iterable[Ending]) -> None:
+        self._calls.counts.written(endings)
+        for ending in endings:
+            if ending.not_before is not None:
+                self._upkeep.expect(ending.not_before)  # not sooner: what is not written yet cannot be made ready
+            elif not ending.is_final:
+                self._looked_at = float("-inf")  # given back: ready again
+        self._wake.set()
+
+    def _something_ended(self) -> None:
+        self._busy_at = self._clock()
+        self._wake.set()
+
+    async def _wake_on(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._wake.set()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(workers.HEARTBEAT_SECONDS)
+            try:
+                await self._beat()
+            except (OSError, sa.exc.SQLAlchemyError) as error:
+                log.warning("the heartbeat could not be written: %s", type(error).__name__)
+
+    async def _beat(self) -> None:
+        now = self._clock()
+        alive = await workers.heartbeat(self._db, worker_id=self._worker_id, in_flight=len(self._calls), now=now)
+        self._beat_at = now
+        if not alive:
+            self._taken_for_dead = True
+            self._wake.set()
+
+    async def _see_that_it_is_alive(self) -> None:
+        """Before anything is claimed, or this worker's own upkeep looks for the dead."""
+        if self._clock() - self._beat_at > 2 * workers.HEARTBEAT_SECONDS:
+            await self._beat()  # the machine was asleep: that is no time without work, but one without a heartbeat
+        if self._taken_for_dead:
+            log.error("worker %d was taken for dead and its jobs were given to others; it goes on under a new id",
+                      self._worker_id)  # fmt: skip
+            await self._let_go()
+            await self._begin()
+        if self._lost_touch:
+            known = self._calls.job_ids() | self._recorder.job_ids()
+            given_back = await self._upkeep.give_back_unknown(self._worker_id, known)
+            if given_back:
+                self._looked_at = float("-inf")
+            self._lost_touch = False

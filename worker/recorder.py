@@ -1,0 +1,139 @@
+"""Endings on their way to the database: collected for a moment and written together, in the order they came.
+
+A write that fails because the database is away is tried again until it is back: the answers were paid for. Meanwhile
+nothing new is claimed either (that needs the same database), so what waits here is bounded by the calls in flight.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+
+from promptmill.engine import Database
+from promptmill.job import State
+from promptmill.outcome import Failure, Reason
+from promptmill.store.records import Ending, record
+
+log = logging.getLogger("promptmill.worker")
+
+#: An ending waits this long for others to be written with it.
+GATHER_SECONDS: Final = 0.1
+#: More than this are written at once.
+ROWS_AT_ONCE: Final = 500
+
+_RETRY_SECONDS: Final = (0.1, 0.3, 1.0, 2.0, 5.0)
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Is this the database being unreachable or restarting, so that the same statement will do later?"""
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, sa.exc.DBAPIError):
+        # SQLSTATE 57P0x: shutdown, crash, starting up; 08xxx: connection; 53300: too many connections.
+        code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
+        return (
+            error.connection_invalidated
+            or isinstance(error, sa.exc.InterfaceError)
+            or code.startswith(("08", "57P", "53"))
+            or "database is locked" in str(error.orig)
+        )
+    return False
+
+
+class Recorder:
+    """Takes endings one at a time, writes them many at a time."""
+
+    def __init__(
+        self, db: Database, *, worker_id: int, clock: Callable[[], float], written: Callable[[Sequence[Ending]], None]
+    ) -> None:
+        self._db = db
+        self._worker_id = worker_id
+        self._clock = clock
+        self._written = written
+        self._waiting: list[Ending] = []
+        self._in_hand: Sequence[Ending] = ()  # being written
+        self._some = asyncio.Event()
+        self._full = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="promptmill-recorder")
+
+    @property
+    def backlog(self) -> int:
+        """Endings not written yet; those that are just being written are among them."""
+        return len(self._waiting) + len(self._in_hand)
+
+    def job_ids(self) -> set[int]:
+        """The jobs of these."""
+        return {ending.job.job_id for ending in (*self._in_hand, *self._waiting)}
+
+    def put(self, ending: Ending) -> None:
+        """Write this soon."""
+        self._waiting.append(ending)
+        self._some.set()
+        if len(self._waiting) >= ROWS_AT_ONCE:
+            self._full.set()
+
+    async def close(self) -> None:
+        """Write what is left and end. Raises what made writing impossible."""
+        self._closing = True
+        self._some.set()
+        self._full.set()
+        await self._task
+
+    def check(self) -> None:
+        """Raise what made writing impossible, if anything did."""
+        if self._task.done() and not self._closing:
+            self._task.result()
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._waiting):
+            await self._some.wait()
+            if not self._closing:
+                with suppress(TimeoutError):  # the usual case: a moment has passed, write what there is
+                    await asyncio.wait_for(self._full.wait(), GATHER_SECONDS)
+            self._full.clear()
+            endings, self._waiting = self._waiting[:ROWS_AT_ONCE], self._waiting[ROWS_AT_ONCE:]
+            if self._waiting:
+                self._full.set()
+            elif not self._closing:
+                self._some.clear()
+            if endings:
+                self._in_hand = endings
+                written = await self._write(endings)
+                self._in_hand = ()
+                self._written(written)
+
+    async def _write(self, endings: Sequence[Ending]) -> Sequence[Ending]:
+        """Returns them as they were written: an answer that cannot be stored becomes a failure."""
+        tries = 0
+        while True:
+            try:
+                await record(self._db, worker_id=self._worker_id, endings=endings, now=self._clock())
+            except (OSError, sa.exc.SQLAlchemyError) as error:
+                if is_database_away(error):
+                    pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
+                    log.warning(
+                        "the database is away (%s); %d answers wait, next try in %.1f s",
+                        type(error).__name__, self.backlog, pause,
+                    )  # fmt: skip
+                    tries += 1
+                    await asyncio.sleep(pause)
+                    continue
+                if len(endings) > 1:
+                    # One of them cannot be stored: find it, so that it does not take the others with it.
+                    middle = len(endings) // 2
+                    return [*await self._write(endings[:middle]), *await self._write(endings[middle:])]
+                ending = endings[0]
+                if isinstance(ending.outcome, Failure) and ending.outcome.reason is Reason.NOT_RECORDED:
+                    raise
+                log.exception("job %d: its answer cannot be stored", ending.job.job_id)
+                failure = Failure(
+                    Reason.NOT_RECORDED, f"the answer cannot be stored: {type(error).__name__}", ending.outcome.status
+                )
+                endings = [replace(ending, state=State.FAILED, outcome=failure, not_before=None)]
+                continue
+            return endings

@@ -1,0 +1,110 @@
+"""What time alone brings about, seen to by every drain: retries fall due, deadlines pass, workers die.
+
+All of it is idempotent, so it does no harm when several do it at once; a lease row only saves the work.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+import sqlalchemy as sa
+
+from promptmill.engine import Database
+from promptmill.job import State
+from promptmill.store import batches, upkeep, workers
+from promptmill.store.rows import in_state
+from promptmill.tables import jobs
+
+#: Jobs that others put off fall due within this time of their moment; a drain's own ones at once.
+STAGE_SECONDS: Final = 1.0
+#: Retries that fall due within this time are made ready together.
+STAGE_AT_MOST_EVERY_SECONDS: Final = 0.1
+#: Reaping, expiring and finishing what was cancelled, by whoever has the lease.
+CHORES_SECONDS: Final = 2.0
+
+_LEASE: Final = "upkeep"
+_WAITING = in_state(State.WAITING)
+_RUNNING = in_state(State.RUNNING)
+
+
+class Upkeep:
+    """Keeps the appointments of one drain, and its share of everybody's chores."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float], owner: str) -> None:
+        self._db = db
+        self._clock = clock
+        self._owner = owner
+        self._staged_at = self._chores_at = float("-inf")
+        self._expected = float("inf")
+
+    def expect(self, due: float) -> None:
+        """A job of ours waits until `due`."""
+        self._expected = min(self._expected, due)
+
+    def due_in(self) -> float:
+        """Seconds until the next appointment."""
+        now = self._clock()
+        own = max(self._expected - now, self._staged_at + STAGE_AT_MOST_EVERY_SECONDS - now)
+        return max(0.0, min(own, self._staged_at + STAGE_SECONDS - now))
+
+    async def if_due(self) -> bool:
+        """Do what is due; True when jobs became ready."""
+        now = self._clock()
+        ready = 0
+        since = now - self._staged_at
+        if since >= STAGE_SECONDS or (now >= self._expected and since >= STAGE_AT_MOST_EVERY_SECONDS):
+            ready += await self._stage(now)
+        if now - self._chores_at >= CHORES_SECONDS:
+            self._chores_at = now
+            if await upkeep.take_lease(self._db, name=_LEASE, owner=self._owner, seconds=CHORES_SECONDS, now=now):
+                ready += await self._chores(now)
+        return ready > 0
+
+    async def do_all(self) -> None:
+        """Everything, lease or not."""
+        now = self._clock()
+        await self._stage(now)
+        await self._chores(now)
+
+    async def _stage(self, now: float) -> int:
+        self._staged_at = now
+        self._expected = float("inf")
+        ready = await upkeep.stage_due(self._db, now=now)
+        async with self._db.read() as connection:
+            due: float | None = (
+                await connection.execute(sa.select(sa.func.min(jobs.c.not_before)).where(_WAITING))
+            ).scalar()
+        if due is not None:
+            self.expect(due)
+        return ready
+
+    async def _chores(self, now: float) -> int:
+        await upkeep.expire(self._db, now=now)
+        for batch_id in await batches.cancelling(self._db):
+            await batches.finish_cancelling(self._db, batch_id=batch_id, now=now)
+        silent = await workers.silent(self._db, now=now)
+        return await workers.reap(self._db, worker_ids=silent, now=now)
+
+    async def more_to_come(
+        self, batch_ids: Collection[int] | None, halted_lanes: Collection[int], *, worker_id: int
+    ) -> bool:
+        """Will jobs of these batches become ready on a lane that is not halted: waiting ones, or those that another
+        worker has, which may be dead?"""
+        for later in (_WAITING, sa.and_(_RUNNING, jobs.c.worker_id != worker_id)):
+            statement = sa.select(jobs.c.id).where(later).limit(1)
+            if batch_ids is not None:
+                statement = statement.where(self._db.any_of(jobs.c.batch_id, batch_ids))
+            if halted_lanes:
+                statement = statement.where(sa.not_(self._db.any_of(jobs.c.lane_id, halted_lanes)))
+            async with self._db.read() as connection:
+                if (await connection.execute(statement)).first() is not None:
+                    return True
+        return False
+
+    async def give_back_unknown(self, worker_id: int, known: Collection[int]) -> int:
+        """Jobs that are this worker's and that it does not know of: the connection broke after their claim's commit."""
+        statement = sa.update(jobs).where(jobs.c.worker_id == worker_id, _RUNNING)
+        if known:
+            statement = statement.where(sa.not_(self._db.any_of(jobs.c.id, known)))
+        async with self._db.write() as connection:
+            done = await connection.execute(statement.values(state=State.READY, worker_id=None))
+            return done.rowcount
