@@ -4,8 +4,9 @@ Memory stays flat: a few thousand lines are held at once, however long the input
 lines come in, so none of its jobs can be claimed; it opens when every line is good, and is removed when one is not.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,8 @@ from promptmill.tables import attachments, file_parts, jobs, results
 
 #: Lines that are parsed and written together.
 LINES_AT_ONCE: Final = 2_000
+BYTES_AT_ONCE: Final = 4 * 1024 * 1024
+_LINES_BETWEEN_BREATHS: Final = 64
 #: Errors that are kept in full; the rest is only counted.
 ERRORS_KEPT: Final = 1_000
 
@@ -139,19 +142,68 @@ class _Intake:
         self._attached: set[str] = set()
 
     async def read(self, progress: Callable[[int], None]) -> None:
-        """Every line: parsed, checked and, as long as the input is good, stored."""
-        lines = read_lines(self._source.chunks, self._settings.max_line_bytes)
-        while group := list(islice(lines, LINES_AT_ONCE)):
-            if self._format is None:
-                self._format = detect_format(self._source.name, group[0].data)
-            await self._store([(line, await self._check(line)) for line in group])
-            progress(self.lines)
+        """Every line: parsed, checked and, as long as the input is good, stored.
 
-    async def _check(self, line: Line) -> "_Good | LineError":
-        defaults = self._terms.defaults
+        While one group of lines is on its way to the database the next one is parsed.
+        """
+        writing: asyncio.Task[None] | None = None
+        try:
+            for group in _groups(read_lines(self._source.chunks, self._settings.max_line_bytes)):
+                if self._format is None:
+                    self._format = detect_format(self._source.name, group[0].data)
+                rows = await self._rows(group)
+                if writing is not None:
+                    await writing
+                # Once it is clear that the input will be refused, it is only looked at.
+                refused = self.error_count and not self._terms.skip_bad_lines
+                writing = None if refused else asyncio.create_task(self._write(rows))
+                progress(self.lines)
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def _rows(self, group: Sequence[Line]) -> "_Rows":
+        rows = _Rows()
+        now, batch, terms = self._clock(), self._batch, self._terms
+        state = State.READY if terms.not_before is None or terms.not_before <= now else State.WAITING
+        not_before = None if state is State.READY else terms.not_before
+        for line in group:
+            position = self.lines
+            self.lines += 1
+            self.size_bytes += len(line.data)
+            found = await self._check(line)
+            if isinstance(found, LineError):
+                self._wrong(found)
+                rows.parts.append((batch.file_id, position, line.number, None, None, *pack(line.data)))
+                rows.invalid.append(_invalid_row(batch, position, found, now))
+                continue
+            parsed, lane_id = found
+            custom_id = parsed.custom_id or f"line-{line.number}"
+            self._duplicates.add(custom_id, line.number)
+            self.jobs_by_lane[lane_id] += 1
+            rows.parts.append((batch.file_id, position, line.number, custom_id, parsed.form.value, *pack(line.data)))
+            rows.jobs.append(
+                (batch.id, position, lane_id, batch.file_id, position, state.value, 0, 0, not_before, terms.deadline,
+                 parsed.body_bytes, parsed.prompt_tokens, parsed.max_tokens)
+            )  # fmt: skip
+            if position % _LINES_BETWEEN_BREATHS == 0:
+                await asyncio.sleep(0)  # the other group's bytes leave meanwhile
+        return rows
+
+    async def _write(self, rows: "_Rows") -> None:
+        async with self._db.write() as connection:
+            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows.parts)
+            await self._db.insert(connection, jobs, _JOB_COLUMNS, rows.jobs)
+            await self._db.insert(connection, results, _INVALID_COLUMNS, rows.invalid)
+
+    async def _check(self, line: Line) -> tuple[ParsedLine, int] | LineError:
+        """What the line asks for, and on which lane; or what is wrong with it."""
         parsed = parse_line(
-            line, self._format or InputFormat.JSON, defaults, max_body_bytes=self._settings.max_line_bytes
-        )
+            line, self._format or InputFormat.JSON, self._terms.defaults,
+            max_body_bytes=self._settings.max_line_bytes,
+        )  # fmt: skip
         if isinstance(parsed, LineError):
             return parsed
         lane_id = self._lane_ids.get(parsed.model)
@@ -161,9 +213,7 @@ class _Intake:
             return LineError(line.number, lane_id.code, lane_id.message, lane_id.param)
         if parsed.kind == "transcriptions" and (problem := await self._attach(line, parsed)):
             return problem
-        custom_id = parsed.custom_id or f"line-{line.number}"
-        self._duplicates.add(custom_id, line.number)
-        return _Good(parsed, custom_id, lane_id)
+        return parsed, lane_id
 
     async def _lane(self, model: str) -> int | LineError:
         upstream = self._settings.upstream_for(model)
@@ -218,36 +268,6 @@ class _Intake:
         if len(self.errors) < ERRORS_KEPT:
             self.errors.append(error)
 
-    async def _store(self, group: "list[tuple[Line, _Good | LineError]]") -> None:
-        parts: list[tuple[object, ...]] = []
-        ready: list[tuple[object, ...]] = []
-        invalid: list[tuple[object, ...]] = []
-        now, batch, terms = self._clock(), self._batch, self._terms
-        state = State.READY if terms.not_before is None or terms.not_before <= now else State.WAITING
-        for line, found in group:
-            position = self.lines
-            self.lines += 1
-            self.size_bytes += len(line.data)
-            if isinstance(found, LineError):
-                self._wrong(found)
-                parts.append((batch.file_id, position, line.number, None, None, *pack(line.data)))
-                invalid.append(_invalid_row(batch, position, found, now))
-                continue
-            parsed = found.parsed
-            parts.append((batch.file_id, position, line.number, found.custom_id, parsed.form.value, *pack(line.data)))
-            ready.append(
-                (batch.id, position, found.lane_id, batch.file_id, position, state.value, 0, 0,
-                 None if state is State.READY else terms.not_before, terms.deadline,
-                 parsed.body_bytes, parsed.prompt_tokens, parsed.max_tokens)
-            )  # fmt: skip
-            self.jobs_by_lane[found.lane_id] += 1
-        if self.error_count and not terms.skip_bad_lines:
-            return  # it will be refused: from here on it is only looked at
-        async with self._db.write() as connection:
-            await self._db.insert(connection, file_parts, files.PART_COLUMNS, parts)
-            await self._db.insert(connection, jobs, _JOB_COLUMNS, ready)
-            await self._db.insert(connection, results, _INVALID_COLUMNS, invalid)
-
     def approve(self) -> None:
         """May it be opened? Raises InputError."""
         if not self.lines:
@@ -293,11 +313,27 @@ class _Intake:
         self._wrong(error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Good:
-    parsed: ParsedLine
-    custom_id: str
-    lane_id: int
+@dataclass(slots=True)
+class _Rows:
+    """A group of lines as rows of the tables."""
+
+    parts: list[tuple[object, ...]] = field(default_factory=list)
+    jobs: list[tuple[object, ...]] = field(default_factory=list)
+    invalid: list[tuple[object, ...]] = field(default_factory=list)
+
+
+def _groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Lines that are written together: so many, or so large together."""
+    group: list[Line] = []
+    size = 0
+    for line in lines:
+        group.append(line)
+        size += len(line.data)
+        if len(group) >= LINES_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _invalid_row(batch: BatchRow, position: int, error: LineError, now: float) -> tuple[object, ...]:

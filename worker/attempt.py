@@ -3,7 +3,7 @@
 Whatever goes wrong on the way is the outcome's value; nothing is raised but cancellation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,7 +87,8 @@ class Desk:
         """The settings of the upstream with this name; None where it is not configured (any more)."""
         return self._by_name.get(upstream)
 
-    def _client(self, upstream: str) -> Upstream:
+    def client(self, upstream: str) -> Upstream:
+        """The client for a configured upstream. Raises SettingsError for a key or a CA file that cannot be used."""
         config = self._by_name[upstream]
         if config.name not in self._upstreams:
             self._upstreams[config.name] = Upstream(
@@ -117,7 +118,7 @@ class Desk:
         except UsageError as error:
             return Failure(Reason.BAD_REQUEST, str(error))
         kind = KINDS[request.kind]
-        upstream = self._client(upstream_name)
+        upstream = self.client(upstream_name)
         sending = (
             await self._multipart(upstream, kind, request, job, contexts)
             if kind.sends == "multipart"

@@ -209,7 +209,9 @@ class Lanes:
 
     def _resume(self, lane: Lane) -> None:
         """Begin anew with a handful of calls."""
+        held = lane.model.held
         lane.model = model_probe(in_flight=lane.in_flight)
+        lane.model.held = held
         if lane.key.halted is not None:
             lane.key = self._keys[lane.row.upstream] = key_probe(in_flight=lane.key.in_flight)
             for other in self:
