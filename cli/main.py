@@ -1,64 +1,97 @@
-"""The terminal door: every command, and how errors are shown. Exit 2 is always the caller's to mend."""
+"""The terminal door: every command by its name, and how errors are shown. Exit 2 is always the caller's to mend.
 
+A command's module is imported when that command is asked for: `run` should not wait for a web server or a broker's
+client to be imported.
+"""
+
+import importlib
 import sys
+from typing import Any, Final
 
 import typer
-from rich.console import Console
-from rich.text import Text
+from typer.core import TyperGroup
 
-from cli.doctor import doctor
-from cli.results import results
-from cli.run import run
-from cli.status import status
-from cli.submit import cancel, resume, submit
-from cli.watch import watch
 from promptmill.errors import InputError, PromptmillError
 
+#: Command → (module, function, what it does). `--help` shows them in this order.
+COMMANDS: Final = {
+    "run": ("cli.run", "run", "Work a file of prompts through an endpoint; again to resume."),
+    "status": ("cli.status", "status", "Show the batches, or one of them in detail."),
+    "results": ("cli.results", "results", "Write results as JSONL, CSV or Parquet, media as files."),
+    "simulate": ("cli.simulate.command", "simulate", "An OpenAI/Together-shaped endpoint to rehearse against."),
+    "submit": ("cli.submit", "submit", "Enqueue a file of prompts for workers that run elsewhere."),
+    "watch": ("cli.watch", "watch", "Follow a batch until it is finished."),
+    "cancel": ("cli.submit", "cancel", "Stop a batch: nothing more is sent, calls under way are kept."),
+    "resume": ("cli.submit", "resume", "Let halted lanes try again, after what halted them is mended."),
+    "doctor": ("cli.doctor", "doctor", "Say what is wrong, and what to do."),
+    "up": ("cli.up", "up", "A local cluster: PostgreSQL, Redis, API, workers, clock."),
+    "migrate": ("cli.migrate", "migrate", "Bring a database's tables up to date."),
+}
+
+_LINES_SHOWN: Final = 20
+
+
+class Commands(TyperGroup):
+    """The commands of the table, imported one at a time."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported now; None for an unknown name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), function)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        alone.command(cmd_name, context_settings=getattr(command, "context_settings", None))(command)
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list in `--help`, without importing any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, _, words) in COMMANDS.items()])
+
+
 app = typer.Typer(
+    cls=Commands,
     name="promptmill",
-    help="A queue for prompt jobs: enqueue a million, keep every answer, never exceed a limit.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run)
-app.command("status")(status)
-app.command("results")(results)
-app.command("submit")(submit)
-app.command("watch")(watch)
-app.command("cancel")(cancel)
-app.command("resume")(resume)
-app.command("doctor")(doctor)
 
 
-@app.command(
-    "simulate",
-    help="An OpenAI/Together-shaped endpoint to rehearse against. See: promptmill simulate --help",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)
-def simulate(context: typer.Context) -> None:
-    """Hand everything to the simulator's own command line."""
-    from cli.simulate.__main__ import main as run_simulator  # noqa: PLC0415 - a web server that no other command needs
-
-    raise typer.Exit(run_simulator(context.args, prog="promptmill simulate"))
-
-
-_LINES_SHOWN = 20
+@app.callback()
+def promptmill() -> None:
+    """A queue for prompt jobs: enqueue a million, keep every answer, never exceed a limit."""
 
 
 def main() -> None:
     """The console script."""
     try:
-        app()
+        app(prog_name="promptmill")
     except PromptmillError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        if isinstance(error, InputError):
-            for line_error in error.errors[:_LINES_SHOWN]:
-                console.print(Text(f"  {line_error}"))
-            if error.total > _LINES_SHOWN:
-                console.print(Text(f"  … and {error.total - _LINES_SHOWN:,} more"))
-        console.print(Text.assemble(("error: ", "bold red"), str(error)))
-        if isinstance(error, InputError):
-            console.print(Text("mend the lines, or run the good ones with --skip-bad-lines"))
+        _show(error)
         sys.exit(2)
+
+
+def _show(error: PromptmillError) -> None:
+    from rich.console import Console  # noqa: PLC0415 - most runs end without an error
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, InputError):
+        for line_error in error.errors[:_LINES_SHOWN]:
+            console.print(Text(f"  {line_error}"))
+        if error.total > _LINES_SHOWN:
+            console.print(Text(f"  … and {error.total - _LINES_SHOWN:,} more"))
+    console.print(Text.assemble(("error: ", "bold red"), str(error)))
+    if isinstance(error, InputError):
+        console.print(Text("mend the lines, or run the good ones with --skip-bad-lines"))
