@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench wheel clean
+.PHONY: demo demo-cluster test check bench wheel clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)  ## Work a real file of prompts through, against your endpoint or a rehearsal one.
 	@$(BIN)/python examples/demo.py
+
+demo-cluster: $(STAMP)  ## The same through a local cluster: PostgreSQL, Redis, Celery workers.
+	@$(BIN)/python examples/demo_cluster.py
 
 check: $(STAMP)  ## What does not need to run: style, types.
 	$(BIN)/ruff check .

@@ -6,10 +6,12 @@ Without a Redis URL (the embedded mode) there is nobody to tell, and both do not
 """
 
 import logging
+import time
 from typing import Any, Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 log = logging.getLogger("promptmill.dispatch")
 
@@ -24,8 +26,8 @@ TICKET_SECONDS: Final = 60
 
 #: Redis channel of hints that there may be new work.
 WORK_CHANNEL: Final = "promptmill:hint:work"
-#: One key per Celery worker that serves drains, with the number of its slots; it expires with the worker.
-SLOTS_KEY: Final = "promptmill:slots:"
+#: Sorted set: "worker=slots" for each Celery worker that serves drains, by the time until which that holds.
+SLOTS_KEY: Final = "promptmill:slots"
 SLOTS_SECONDS: Final = 30
 
 #: DESIGN: a Redis restart kills a worker that holds an unacked message, so none is ever held; delays are `not_before`.
@@ -67,18 +69,21 @@ class Dispatcher:
     def work_arrived(self, tickets: int = 1) -> bool:
         """There may be ready jobs: wake drains that run, and ask for as many as `tickets` new ones.
 
-        False when the broker could not be reached (or there is none).
+        No more tickets wait than there are slots: what is too many, the oldest, is taken away again. False when the
+        broker could not be reached (or there is none).
         """
         if self._celery is None:
             return False
         try:
             with self._celery.connection_for_write() as connection:
-                connection.default_channel.client.publish(WORK_CHANNEL, "1")
+                redis = connection.default_channel.client
+                redis.publish(WORK_CHANNEL, "1")
                 for _ in range(tickets):
                     self._celery.send_task(
                         DRAIN_TASK, queue=DRAIN_QUEUE, expires=TICKET_SECONDS, retry=False, connection=connection
                     )
-        except (OperationalError, OSError) as error:
+                redis.ltrim(DRAIN_QUEUE, 0, slots(redis) - 1)
+        except (OperationalError, RedisError, OSError) as error:
             log.warning("no ticket issued, Redis is away (%s); polling will find the work", type(error).__name__)
             return False
         return True
@@ -90,10 +95,8 @@ class Dispatcher:
         try:
             with self._celery.connection_for_read() as connection:
                 redis = connection.default_channel.client
-                slots = sum(int(redis.get(key) or 0) for key in redis.scan_iter(f"{SLOTS_KEY}*"))
-                # With no worker announced one ticket waits, so that the first to come finds it.
-                return max(0, max(slots, 1) - running_drains - int(redis.llen(DRAIN_QUEUE)))
-        except (OperationalError, OSError) as error:
+                return max(0, slots(redis) - running_drains - int(redis.llen(DRAIN_QUEUE)))
+        except (OperationalError, RedisError, OSError) as error:
             log.warning("cannot count tickets, Redis is away (%s)", type(error).__name__)
             return 0
 
@@ -101,3 +104,16 @@ class Dispatcher:
         """Close connections to the broker."""
         if self._celery is not None:
             self._celery.close()
+
+
+def announce_slots(redis: Any, worker: str, count: int) -> None:
+    """This worker can run so many drains, for the next half minute."""
+    now = time.time()
+    redis.zremrangebyscore(SLOTS_KEY, "-inf", now)
+    redis.zadd(SLOTS_KEY, {f"{worker}={count}": now + SLOTS_SECONDS})
+
+
+def slots(redis: Any) -> int:
+    """How many drains all workers together can run. With no worker announced one: it is for the first to come."""
+    announced = [bytes(member).decode() for member in redis.zrangebyscore(SLOTS_KEY, time.time(), "+inf")]
+    return max(1, sum(int(member.rpartition("=")[2]) for member in announced))

@@ -40,13 +40,17 @@ async def ensure(db: Database) -> None:
     found = await version(db)
     if found == HEAD:
         return
+    _refuse_newer(found)
+    if not db.is_sqlite:
+        raise StoreError(f"the database schema is {found or 'missing'}, {HEAD} is needed; run: promptmill migrate")
+    await migrate(db)
+
+
+def _refuse_newer(found: str | None) -> None:
     if found is not None and found > HEAD:
         raise StoreError(
             f"the database was made by a newer promptmill (schema {found}, this one knows {HEAD}); upgrade"
         )
-    if not db.is_sqlite:
-        raise StoreError(f"the database schema is {found or 'missing'}, {HEAD} is needed; run: promptmill migrate")
-    await migrate(db)
 
 
 async def migrate(db: Database) -> str | None:
@@ -56,6 +60,7 @@ async def migrate(db: Database) -> str | None:
     from alembic.config import Config  # noqa: PLC0415
 
     found = await version(db)
+    _refuse_newer(found)
 
     def upgrade(connection: sa.Connection) -> None:
         if not db.is_sqlite:

@@ -1,0 +1,162 @@
+"""What Celery may ask for: a drain (queue `drain`), and chores (queue `maint`, so that drains cannot hold them up).
+
+All take no arguments and return nothing: what there is to do stands in the database.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final
+
+import sqlalchemy as sa
+import uvloop
+
+from promptmill import schema
+from promptmill.dispatch import DRAIN_TASK, PURGE_TASK, UPKEEP_TASK, Dispatcher
+from promptmill.engine import Database
+from promptmill.job import LaneState
+from promptmill.settings import Settings, load
+from promptmill.store import batches, lanes, workers
+from promptmill.store import upkeep as store_upkeep
+from worker.attempt import Desk
+from worker.drain import Drain, DrainTerms
+from worker.hints import listen
+from worker.limits import Limiter
+from worker.limits.memory import MemoryLimiter
+from worker.recorder import is_database_away
+from worker.sockets import allow_sockets
+from worker.stop import sigterm_heard_by
+from worker.upkeep import Upkeep
+
+log = logging.getLogger("promptmill.worker")
+
+#: A drain without work ends after this long; a hint or a ticket starts the next one.
+IDLE_SECONDS: Final = 30.0
+#: A drain gives its slot back now and then, so that a long-lived process cannot grow for ever.
+MAX_AGE_SECONDS: Final = 3600.0
+#: A transaction in which a worker says nothing for so long is ended by PostgreSQL, before its jobs go to others.
+TRANSACTION_IDLE_SECONDS: Final = 10.0
+
+
+def install(app: Any) -> None:
+    """Register the tasks, under names of their own, on the app."""
+
+    @app.task(name=DRAIN_TASK)  # type: ignore[untyped-decorator]  # celery ships no types
+    def drain() -> None:
+        _run(_drain(app.stop_pipe))
+
+    @app.task(name=UPKEEP_TASK)  # type: ignore[untyped-decorator]
+    def upkeep() -> None:
+        _run(_upkeep())
+
+    @app.task(name=PURGE_TASK)  # type: ignore[untyped-decorator]
+    def purge() -> None:
+        _run(_purge())
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """In an event loop of its own: one per slot, whatever the pool."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+async def _drain(stop_pipe: Any) -> None:
+    settings = load(os.environ)
+    allow_sockets(settings)
+    clock = time.time
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        if stop_pipe is not None:
+            stack.enter_context(stop_pipe.heard_by(loop, stop))
+        stack.enter_context(sigterm_heard_by(loop, stop))
+        db = await _database(stack, settings)
+        if db is None:
+            return
+        desk = Desk(settings, clock=clock)
+        stack.push_async_callback(desk.aclose)
+        name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
+        terms = DrainTerms(worker_name=name, idle_seconds=IDLE_SECONDS, max_age_seconds=MAX_AGE_SECONDS)
+        drain = Drain(db, settings, desk, limiter_for(settings, name, stack), terms, clock=clock)
+        if settings.redis_url:
+            hints = asyncio.create_task(listen(settings.redis_url, drain.wake))
+            stack.push_async_callback(_ended, hints)
+        await drain.run(stop)
+
+
+def limiter_for(settings: Settings, worker_name: str, stack: AsyncExitStack) -> Limiter:
+    """Limits for all workers together where there is a Redis; else this process is taken for the only one."""
+    if not settings.redis_url:
+        return MemoryLimiter(time.time)
+    from worker.limits.redis import RedisLimiter  # noqa: PLC0415 - the embedded mode has no use for it
+
+    limiter = RedisLimiter(settings.redis_url, worker=worker_name)
+    stack.push_async_callback(limiter.aclose)
+    return limiter
+
+
+async def _database(stack: AsyncExitStack, settings: Settings) -> Database | None:
+    """The database; None (with a log line) while it cannot be reached: the next ticket tries again."""
+    db = Database(settings.database_url)
+    stack.push_async_callback(db.aclose)
+    if not db.is_sqlite:
+        sa.event.listen(db.engine.sync_engine, "connect", _let_go_of_locks)
+    try:
+        await schema.ensure(db)
+    except (OSError, sa.exc.SQLAlchemyError) as error:
+        if not is_database_away(error):
+            raise
+        log.warning("the database is away (%s); the next ticket tries again", type(error).__name__)
+        return None
+    return db
+
+
+def _let_go_of_locks(connection: Any, _record: Any) -> None:
+    """A worker that stands still in the middle of a transaction (or whose machine is gone) keeps its locks for as long
+    as PostgreSQL lets it, and nobody could record, nor give its jobs to others."""
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{TRANSACTION_IDLE_SECONDS:g}s'")
+    cursor.close()
+    connection.commit()
+
+
+async def _upkeep() -> None:
+    """Reap, stage, expire, finish cancelled batches; then tickets for the slots that are free, while there is work."""
+    settings = load(os.environ)
+    async with AsyncExitStack() as stack:
+        db = await _database(stack, settings)
+        if db is None:
+            return
+        await Upkeep(db, clock=time.time, owner=f"maint:{socket.gethostname()}:{os.getpid()}").do_all()
+        if await _claimable(db):
+            dispatcher = Dispatcher(settings.redis_url)
+            stack.callback(dispatcher.close)
+            wanted = dispatcher.tickets_wanted(await workers.alive(db, now=time.time()))
+            if wanted:
+                dispatcher.work_arrived(tickets=wanted)
+
+
+async def _claimable(db: Database) -> bool:
+    """Is there a ready job on a lane that is not halted?"""
+    wanted = {active.lane_id for active in await batches.active(db)}
+    return any(row.state is not LaneState.HALTED for row in await lanes.read(db, wanted))
+
+
+async def _purge() -> None:
+    """Forget workers that ended long ago."""
+    settings = load(os.environ)
+    async with AsyncExitStack() as stack:
+        db = await _database(stack, settings)
+        if db is not None:
+            await store_upkeep.purge(db, now=time.time())
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
