@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from promptmill.errors import SettingsError
+from promptmill.errors import SettingsError, StoreError
 
 #: How long one process waits for another one's write to a SQLite file, before it says so.
 SQLITE_BUSY_SECONDS = 30.0
@@ -24,6 +24,7 @@ SQLITE_BUSY_SECONDS = 30.0
 ROWS_PER_STATEMENT = 5_000
 
 _WRITE = "promptmill_write"
+_SQLITE_BEGINS = b"SQLite format 3\0"
 
 
 def database_url(value: str) -> sa.URL:
@@ -60,8 +61,7 @@ class Database:
             path = self.url.database
             if not path or path == ":memory:":
                 raise SettingsError("a database in memory forgets what it was given; name a file")
-            if not Path(path).absolute().parent.is_dir():
-                raise SettingsError(f"cannot open {path}: the folder {Path(path).absolute().parent} does not exist")
+            _check_sqlite_file(Path(path))
             self.engine: AsyncEngine = create_async_engine(
                 self.url, pool_size=pool_size, max_overflow=-1, connect_args={"timeout": SQLITE_BUSY_SECONDS}
             )
@@ -125,6 +125,21 @@ class Database:
                 "SELECT 1"
             )  # the transaction begins with the first statement, not with COPY
         await driver.copy_records_to_table(table.name, records=rows, columns=list(columns))
+
+
+def _check_sqlite_file(path: Path) -> None:
+    """Raises SettingsError or StoreError for what SQLite could not open, in words that help more than its own."""
+    if not path.absolute().parent.is_dir():
+        raise SettingsError(f"cannot open {path}: the folder {path.absolute().parent} does not exist")
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_SQLITE_BEGINS))
+    except FileNotFoundError:
+        return  # it will be made
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from error
+    if begins and begins != _SQLITE_BEGINS:
+        raise StoreError(f"{path} is not a SQLite database; give another --db")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

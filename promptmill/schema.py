@@ -19,17 +19,12 @@ _VERSION = sa.text(f"SELECT version_num FROM {PREFIX}schema")  # noqa: S608 - ou
 
 
 async def version(db: Database) -> str | None:
-    """The schema's version; None for a database that promptmill has not used yet.
-
-    Raises StoreError when the file is no database.
-    """
+    """The schema's version; None for a database that promptmill has not used yet."""
     try:
         async with db.read() as connection:
             return (await connection.execute(_VERSION)).scalar()
     except sa.exc.DatabaseError as error:
         words = str(error.orig).lower()
-        if "not a database" in words:
-            raise StoreError(f"{db.url.database} is not a SQLite database; give another --db") from error
         if "no such table" in words or "does not exist" in words:
             return None
         raise
