@@ -3,6 +3,8 @@
     gcra        the arithmetic of one rate, pure
     bucket      one limited thing (a lane, an upstream): rates, calls in flight and a pause, pure
     memory      buckets kept in this process, for the embedded mode
+    redis       buckets kept in Redis (redis_ledger, scripts, *.lua), for any number of workers; without Redis, each has
+                its share (standing, share)
 
 A drain asks for a block of permits before it claims, so nothing is ever claimed that then has to wait.
 """
