@@ -145,7 +145,11 @@ def _check_sqlite_file(path: Path) -> None:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the begin event decides what kind of transaction it is
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except Exception:
+        connection.close()  # else the driver's thread outlives the loop
+        raise
     # An answer that is recorded is on the disk, power cut or not; some commits a second cost nothing measurable.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA cache_size = -16000")

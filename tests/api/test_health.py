@@ -66,9 +66,9 @@ async def test_alive_but_not_ready_while_the_database_is_away():
     assert "secret" not in ready.text
 
 
-async def test_not_ready_when_the_database_is_no_database(tmp_path):
-    (tmp_path / "letter.txt").write_text("Dear database, " * 100)
+async def test_not_ready_when_the_database_is_no_database_any_more(tmp_path):
     async with client_of(str(tmp_path / "letter.txt")) as client:
+        (tmp_path / "letter.txt").write_text("Dear database, " * 100)
         answer = await client.get("/readyz")
     assert answer.status_code == 503
 
