@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, TypeVar
 
 import httpx
+import msgspec
 
 from promptmill.errors import SettingsError
+
+T = TypeVar("T")
 
 DEFAULT_UPSTREAM_URL: Final = "https://api.together.xyz/v1"
 DEFAULT_DATABASE: Final = "promptmill.sqlite3"
@@ -122,7 +125,7 @@ def _single_upstream(environ: Mapping[str, str], given: dict[str, Any], *, alone
     """The one upstream that the command line or the environment names; None when only the file names some."""
     url = given.pop("base_url", None)
     explicit = url is not None
-    url = url or environ.get("PROMPTMILL_UPSTREAM_URL")
+    url = url or environ.get("PROMPTMILL_UPSTREAM_URL") or None
     key_env = given.pop("key_env", None)
     limits = {
         "requests_per_minute": _number(environ, "PROMPTMILL_RPM"),
@@ -165,7 +168,16 @@ def _number(environ: Mapping[str, str], name: str, *, whole: bool = False) -> An
     return value
 
 
-_FILE_TOP: Final = {"max_attempts", "max_bytes_in_flight", "max_line_bytes", "grace_seconds"}
+class _FileTop(TypedDict, total=False):
+    """What a file may set beside its upstreams."""
+
+    max_attempts: int
+    max_bytes_in_flight: int
+    max_line_bytes: int
+    grace_seconds: float
+
+
+_FILE_TOP: Final = frozenset(_FileTop.__annotations__)
 
 
 def _from_file(environ: Mapping[str, str]) -> tuple[tuple[UpstreamConfig, ...], dict[str, Any]]:
@@ -184,7 +196,7 @@ def _from_file(environ: Mapping[str, str]) -> tuple[tuple[UpstreamConfig, ...], 
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise SettingsError(f"{path}: upstreams are written as [[upstream]] blocks")
     upstreams = tuple(_from_block(path, number, block, environ) for number, block in enumerate(blocks, start=1))
-    return upstreams, table
+    return upstreams, dict(_typed(path, table, _FileTop))
 
 
 def _from_block(path: str, number: int, block: dict[str, Any], environ: Mapping[str, str]) -> UpstreamConfig:
@@ -197,13 +209,19 @@ def _from_block(path: str, number: int, block: dict[str, Any], environ: Mapping[
         raise SettingsError(f"{where}: unknown setting {unknown[0]!r}{hint}")
     if missing := [name for name in ("name", "url") if not isinstance(values.get(name), str)]:
         raise SettingsError(f"{where}: {missing[0]} is missing")
-    values["models"] = tuple(values.get("models", ("*",)))
     values["url"] = values["url"].rstrip("/")
-    try:
-        upstream = UpstreamConfig(**values)
-    except TypeError as error:
-        raise SettingsError(f"{where}: a value has the wrong type: {error}") from error
+    upstream = _typed(where, values, UpstreamConfig)
     if key_env is None:
         return upstream
+    if not isinstance(key_env, str):
+        raise SettingsError(f"{where}: key_env must be the name of a variable")
     key = environ.get(key_env)
     return replace(upstream, key=key.strip() if key else None, key_source=key_env if key else f"{key_env} is not set")
+
+
+def _typed(where: str, values: dict[str, Any], wanted: type[T]) -> T:
+    try:
+        return msgspec.convert(values, wanted)
+    except msgspec.ValidationError as error:
+        words, _, place = str(error).partition(" - at ")
+        raise SettingsError(f"{where}: {place.strip('`').removeprefix('$.')} has the wrong type: {words}") from error

@@ -3,7 +3,7 @@
 Whatever goes wrong on the way is the outcome's value; nothing is raised but cancellation.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -28,6 +28,7 @@ class Call:
     reserved_tokens: float
     started_at: float | None = None  # when the request went out; None: it did not
     task: "asyncio.Task[None] | None" = None
+    released: bool = False  # its place in its lane is free
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class Calls:
         self._clock = clock
         self._rng = rng
         self._under_way: set[Call] = set()
+        self._unwritten: dict[tuple[int, int], Call] = {}  # (job, epoch) → whose place is kept until it is written
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -135,7 +137,18 @@ class Calls:
         self._ask_key(lane, lane.key.verdict(call, outcome))
         if lane.model.proven and not known:
             self._lanes.opened(lane)
+        if (job.job_id, job.epoch) not in self._unwritten:  # it is held: that may take as long as the others do
+            call.released = True
+            lane.released()
         self._changed()
+
+    def written(self, endings: Iterable[Ending]) -> None:
+        """These are in the database."""
+        self.counts.written(endings)
+        for ending in endings:
+            call = self._unwritten.pop((ending.job.job_id, ending.job.epoch), None)
+            if call is not None:
+                call.lane.released()
 
     def _ask_key(self, lane: Lane, verdict: "Verdict[Call]") -> None:
         """What the upstream's key probe says; what is not about the key goes on to the lane's model probe."""
@@ -205,4 +218,6 @@ class Calls:
     def _end(
         self, call: Call, state: State, outcome: Outcome, attempts: int, *, not_before: float | None = None
     ) -> None:
+        if not call.released:
+            self._unwritten[call.job.job_id, call.job.epoch] = call
         self._record_ending(Ending(call.job, state, outcome, attempts, self._clock(), call.started_at, not_before))

@@ -29,20 +29,25 @@ from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
 from worker.calls import Calls, Counts
 from worker.lane import Lane, Lanes
-from worker.limits import Limiter
+from worker.limits import Grant, Limiter
 from worker.probe import HANDFUL
-from worker.recorder import Recorder, is_database_away
+from worker.recorder import Recorder, is_database_away, words_for
 from worker.upkeep import Upkeep
 
 log = logging.getLogger("promptmill.worker")
 
 #: Without a hint, new work is noticed after this long.
 POLL_SECONDS: Final = 1.0
+#: While the database is away it is looked for this often.
+AWAY_SECONDS: Final = 0.5
 #: One claim takes at most this many jobs: enough to be cheap, few enough to be quick.
 CLAIM_AT_ONCE: Final = 500
 #: While many calls are out, slots that become free within this time are filled by one claim.
 LINGER_SECONDS: Final = 0.01
 LINGER_FROM_CALLS: Final = 50
+#: When as many answers as this part of the calls that may be in flight wait to be written, they are written at once:
+#: their places are free only then.
+HURRY_PART: Final = 1 / 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +167,17 @@ class Drain:
             except (OSError, sa.exc.SQLAlchemyError) as error:
                 if not is_database_away(error):
                     raise
-                log.warning("the database is away (%s); nothing is claimed until it is back", type(error).__name__)
-                self._lost_touch = True
-                wait_seconds = POLL_SECONDS
-            await self._wait(wait_seconds)
+                await self._wait_for_database(error, stop)
+            else:
+                await self._wait(wait_seconds)
+
+    async def _wait_for_database(self, error: Exception, stop: asyncio.Event) -> None:
+        """A moment, whatever ends meanwhile: it is no reason to ask sooner, nor to say it again."""
+        if not self._lost_touch:
+            log.warning("the database is away (%s); nothing is claimed until it is back", words_for(error))
+        self._lost_touch = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), AWAY_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
         seconds = min(seconds, self._upkeep.due_in())
@@ -222,6 +234,7 @@ class Drain:
             want = min(want, HANDFUL)  # what a call takes, in tokens, shows with the first ones
         each = lane.learned.call_tokens or 1.0
         grant = await self._limiter.acquire(lane.buckets(), want=want, tokens_each=each)
+        self._free_places(lane, grant)
         lane.waiting_for = grant.binding or ("first answers" if room is not None and grant.count == room else "")
         if not grant.count:
             return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
@@ -241,6 +254,11 @@ class Drain:
         if grant.binding is None:
             return 0.0 if room is None else POLL_SECONDS
         return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
+
+    def _free_places(self, lane: Lane, grant: Grant) -> None:
+        """Where answers that wait to be written are what keeps calls from starting, they wait no longer."""
+        if grant.binding == "in_flight" and self._recorder.backlog >= HURRY_PART * (lane.limits.max_in_flight or 0):
+            self._recorder.hurry()
 
     async def _claim(self, lane: Lane, permits: int, free_bytes: int) -> list[Claimed]:
         active = self._active.get(lane.id, [])
@@ -287,7 +305,7 @@ class Drain:
         self._recorder.put(ending)
 
     def _written(self, endings: Iterable[Ending]) -> None:
-        self._calls.counts.written(endings)
+        self._calls.written(endings)
         for ending in endings:
             if ending.not_before is not None:
                 self._upkeep.expect(ending.not_before)  # not sooner: what is not written yet cannot be made ready
@@ -309,7 +327,7 @@ class Drain:
             try:
                 await self._beat()
             except (OSError, sa.exc.SQLAlchemyError) as error:
-                log.warning("the heartbeat could not be written: %s", type(error).__name__)
+                log.warning("the heartbeat could not be written: %s", words_for(error))
 
     async def _beat(self) -> None:
         now = self._clock()
@@ -334,3 +352,4 @@ class Drain:
             if given_back:
                 self._looked_at = float("-inf")
             self._lost_touch = False
+            log.info("the database is back")

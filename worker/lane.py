@@ -76,7 +76,7 @@ class Lane:
     pause: Pause | None = None
     #: What kept the last round from starting more calls, for people to see; "" when nothing did.
     waiting_for: str = ""
-    _ended: int = 0
+    _released: int = 0
     _token_error: float = 0.0  # used beyond what was reserved
     _paused_since: float = 0.0
 
@@ -121,9 +121,8 @@ class Lane:
         self, outcome: Outcome, *, started_at: float | None, reserved_tokens: float, now: float,
         rng: Callable[[], float],
     ) -> None:  # fmt: skip
-        """A call is over. `started_at` is None when it was never sent."""
+        """A call is over. `started_at` is None when it was never sent. Its place is not free yet: see `released`."""
         self.in_flight -= 1
-        self._ended += 1
         self.key.left()
         self.model.left()
         if isinstance(outcome, Answer):
@@ -135,6 +134,14 @@ class Lane:
             self._token_error -= reserved_tokens
         if isinstance(outcome, Failure) and outcome.reason in (Reason.RATE_LIMITED, Reason.OVERLOADED):
             self._heed(outcome, started_at or now, now, rng)
+
+    def released(self) -> None:
+        """The place of a call is free: what became of it is in the database, or waits for what others tell.
+
+        Not sooner, because an answer that is not written is sent for again when this process dies. So what is sent
+        twice is never more than may be in flight.
+        """
+        self._released += 1
 
     def _heed(self, outcome: Failure, started_at: float, now: float, rng: Callable[[], float]) -> None:
         """The upstream asked for patience. Calls that were out together are refused together: that counts once."""
@@ -154,8 +161,8 @@ class Lane:
 
     async def tell(self, limiter: Limiter, now: float) -> None:
         """Bring the limiter up to date."""
-        if self._ended or self._token_error:
-            ended, self._ended = self._ended, 0
+        if self._released or self._token_error:
+            ended, self._released = self._released, 0
             tokens, self._token_error = self._token_error, 0.0
             await limiter.settle(self.buckets(), ended=ended, tokens=tokens)
         if self.pause is not None:

@@ -27,21 +27,32 @@ ROWS_AT_ONCE: Final = 500
 
 _RETRY_SECONDS: Final = (0.1, 0.3, 1.0, 2.0, 5.0)
 
+#: SQLSTATEs. 08: connection; 25P03: we stood still in a transaction; 40: deadlock; 53: out of connections, memory or
+#: disk; 55P03: locked by others; 57: shutdown, crash, starting up, statement cancelled.
+_LATER_STATES: Final = ("08", "25P03", "40", "53", "55P03", "57")
+
 
 def is_database_away(error: BaseException) -> bool:
-    """Is this the database being unreachable or restarting, so that the same statement will do later?"""
+    """Is this the database being unreachable, restarting, or busy with others, so that the same will do later?"""
     if isinstance(error, OSError):
         return True
-    if isinstance(error, sa.exc.DBAPIError):
-        # SQLSTATE 57P0x: shutdown, crash, starting up; 08xxx: connection; 53300: too many connections.
-        code = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
-        return (
-            error.connection_invalidated
-            or isinstance(error, sa.exc.InterfaceError)
-            or code.startswith(("08", "57P", "53"))
-            or "database is locked" in str(error.orig)
-        )
-    return False
+    # What COPY raises comes as the driver raised it, everything else wrapped.
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
+    if code:
+        return code.startswith(_LATER_STATES)
+    return isinstance(error, sa.exc.DBAPIError) and (
+        error.connection_invalidated
+        # Without a code it is the driver that speaks, of a connection that broke under its hands.
+        or isinstance(error, (sa.exc.InterfaceError, sa.exc.InternalError))
+        or "database is locked" in str(error.orig)
+    )
+
+
+def words_for(error: BaseException) -> str:
+    """What the database, or the way to it, says; in one line."""
+    said = str(getattr(error, "orig", None) or error).partition("\n")[0]
+    return said or type(error).__name__
 
 
 class Recorder:
@@ -75,6 +86,11 @@ class Recorder:
         self._waiting.append(ending)
         self._some.set()
         if len(self._waiting) >= ROWS_AT_ONCE:
+            self._full.set()
+
+    def hurry(self) -> None:
+        """Write what there is: somebody waits for it."""
+        if self._waiting:
             self._full.set()
 
     async def close(self) -> None:
@@ -113,12 +129,12 @@ class Recorder:
         while True:
             try:
                 await record(self._db, worker_id=self._worker_id, endings=endings, now=self._clock())
-            except (OSError, sa.exc.SQLAlchemyError) as error:
+            except Exception as error:
                 if is_database_away(error):
                     pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
                     log.warning(
                         "the database is away (%s); %d answers wait, next try in %.1f s",
-                        type(error).__name__, self.backlog, pause,
+                        words_for(error), self.backlog, pause,
                     )  # fmt: skip
                     tries += 1
                     await asyncio.sleep(pause)

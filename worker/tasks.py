@@ -28,7 +28,7 @@ from worker.drain import Drain, DrainTerms
 from worker.hints import listen
 from worker.limits import Limiter
 from worker.limits.memory import MemoryLimiter
-from worker.recorder import is_database_away
+from worker.recorder import is_database_away, words_for
 from worker.sockets import allow_sockets
 from worker.stop import sigterm_heard_by
 from worker.upkeep import Upkeep
@@ -111,7 +111,7 @@ async def _database(stack: AsyncExitStack, settings: Settings) -> Database | Non
     except (OSError, sa.exc.SQLAlchemyError) as error:
         if not is_database_away(error):
             raise
-        log.warning("the database is away (%s); the next ticket tries again", type(error).__name__)
+        log.warning("the database is away (%s); the next ticket tries again", words_for(error))
         return None
     return db
 

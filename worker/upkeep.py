@@ -12,7 +12,8 @@ from promptmill.engine import Database
 from promptmill.job import State
 from promptmill.store import batches, upkeep, workers
 from promptmill.store.rows import in_state
-from promptmill.tables import jobs
+from promptmill.tables import jobs, leases
+from promptmill.tables import workers as worker_rows
 
 #: Jobs that others put off fall due within this time of their moment; a drain's own ones at once.
 STAGE_SECONDS: Final = 1.0
@@ -20,8 +21,14 @@ STAGE_SECONDS: Final = 1.0
 STAGE_AT_MOST_EVERY_SECONDS: Final = 0.1
 #: Reaping, expiring and finishing what was cancelled, by whoever has the lease.
 CHORES_SECONDS: Final = 2.0
+#: When nobody did them for so long, it was the database that was away, or the whole machine stood still.
+UNWATCHED_SECONDS: Final = 7.0
+#: Then each worker has this long to say that it is alive, before silence is taken for death again.
+SPEAK_SECONDS: Final = workers.HEARTBEAT_SECONDS + 1.0
 
 _LEASE: Final = "upkeep"
+#: Its owner is since when the chores were done without a gap, and its end when they were done last.
+_WATCH: Final = "watch"
 _WAITING = in_state(State.WAITING)
 _RUNNING = in_state(State.RUNNING)
 
@@ -81,8 +88,31 @@ class Upkeep:
         await upkeep.expire(self._db, now=now)
         for batch_id in await batches.cancelling(self._db):
             await batches.finish_cancelling(self._db, batch_id=batch_id, now=now)
+        if await self._watched_for(now) < SPEAK_SECONDS:
+            return 0
+        await self._reopen_those_with_jobs(now)
         silent = await workers.silent(self._db, now=now)
         return await workers.reap(self._db, worker_ids=silent, now=now)
+
+    async def _reopen_those_with_jobs(self, now: float) -> None:
+        """Who was taken for dead may claim once more before it notices. If it dies then, it has to be found again."""
+        theirs = sa.exists().where(_RUNNING, jobs.c.worker_id == worker_rows.c.id)
+        statement = sa.update(worker_rows).where(worker_rows.c.stopped_at < now - workers.LEASE_SECONDS, theirs)
+        async with self._db.write() as connection:
+            await connection.execute(statement.values(stopped_at=None))
+
+    async def _watched_for(self, now: float) -> float:
+        """For how long somebody has looked without a gap: a silence to which nobody could listen proves nothing."""
+        async with self._db.write() as connection:
+            found = sa.select(leases.c.owner, leases.c.until).where(leases.c.name == _WATCH).with_for_update()
+            row = (await connection.execute(found)).one_or_none()
+            if row is not None:
+                since = float(row.owner) if abs(now - row.until) <= UNWATCHED_SECONDS else now
+                statement = sa.update(leases).where(leases.c.name == _WATCH)
+                await connection.execute(statement.values(owner=repr(since), until=now))
+                return now - since
+        await upkeep.take_lease(self._db, name=_WATCH, owner=repr(now), seconds=0, now=now)
+        return 0.0
 
     async def more_to_come(
         self, batch_ids: Collection[int] | None, halted_lanes: Collection[int], *, worker_id: int
