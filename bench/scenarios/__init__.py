@@ -1,0 +1,1 @@
+"""What is measured, one file each: a title, and `scenario(bench)` that finds a section of figures."""
