@@ -14,13 +14,14 @@ from bench import mill
 from bench.context import Bench
 from bench.measure import BenchError, Neighbours, end_cleanly, machine, raise_file_limit
 from bench.report import Section, show
-from bench.scenarios import intake, latency, limits, throughput
+from bench.scenarios import cluster, intake, latency, limits, throughput
 
 SCENARIOS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "throughput": (throughput.TITLE, throughput.scenario),
     "latency": (latency.TITLE, latency.scenario),
     "limits": (limits.TITLE, limits.scenario),
     "intake": (intake.TITLE, intake.scenario),
+    "cluster": (cluster.TITLE, cluster.scenario),
 }
 
 
