@@ -36,16 +36,16 @@ def is_database_away(error: BaseException) -> bool:
     """Is this the database being unreachable, restarting, or busy with others, so that the same will do later?"""
     if isinstance(error, OSError):
         return True
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        return True
     # What COPY raises comes as the driver raised it, everything else wrapped.
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
     if code:
         return code.startswith(_LATER_STATES)
-    return isinstance(error, sa.exc.DBAPIError) and (
-        error.connection_invalidated
-        # Without a code it is the driver that speaks, of a connection that broke under its hands.
-        or isinstance(error, (sa.exc.InterfaceError, sa.exc.InternalError))
-        or "database is locked" in str(error.orig)
+    # Without a code it is the driver that speaks, of a connection that broke under its hands.
+    return isinstance(error, sa.exc.InterfaceError | sa.exc.InternalError) or (
+        isinstance(error, sa.exc.DBAPIError) and "database is locked" in str(error.orig)
     )
 
 

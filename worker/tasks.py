@@ -62,7 +62,12 @@ def install(app: Any) -> None:
 def _run(work: Coroutine[Any, Any, None]) -> None:
     """In an event loop of its own: one per slot, whatever the pool."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+        try:
+            runner.run(work)
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            if not is_database_away(error):
+                raise
+            log.warning("the database is away (%s); the next ticket tries again", words_for(error))
 
 
 async def _drain(stop_pipe: Any) -> None:
@@ -76,8 +81,6 @@ async def _drain(stop_pipe: Any) -> None:
             stack.enter_context(stop_pipe.heard_by(loop, stop))
         stack.enter_context(sigterm_heard_by(loop, stop))
         db = await _database(stack, settings)
-        if db is None:
-            return
         desk = Desk(settings, clock=clock)
         stack.push_async_callback(desk.aclose)
         name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
@@ -100,19 +103,12 @@ def limiter_for(settings: Settings, worker_name: str, stack: AsyncExitStack) -> 
     return limiter
 
 
-async def _database(stack: AsyncExitStack, settings: Settings) -> Database | None:
-    """The database; None (with a log line) while it cannot be reached: the next ticket tries again."""
+async def _database(stack: AsyncExitStack, settings: Settings) -> Database:
     db = Database(settings.database_url)
     stack.push_async_callback(db.aclose)
     if not db.is_sqlite:
         sa.event.listen(db.engine.sync_engine, "connect", _let_go_of_locks)
-    try:
-        await schema.ensure(db)
-    except (OSError, sa.exc.SQLAlchemyError) as error:
-        if not is_database_away(error):
-            raise
-        log.warning("the database is away (%s); the next ticket tries again", words_for(error))
-        return None
+    await schema.ensure(db)
     return db
 
 
@@ -130,8 +126,6 @@ async def _upkeep() -> None:
     settings = load(os.environ)
     async with AsyncExitStack() as stack:
         db = await _database(stack, settings)
-        if db is None:
-            return
         await Upkeep(db, clock=time.time, owner=f"maint:{socket.gethostname()}:{os.getpid()}").do_all()
         if await _claimable(db):
             dispatcher = Dispatcher(settings.redis_url)
@@ -151,9 +145,7 @@ async def _purge() -> None:
     """Forget workers that ended long ago."""
     settings = load(os.environ)
     async with AsyncExitStack() as stack:
-        db = await _database(stack, settings)
-        if db is not None:
-            await store_upkeep.purge(db, now=time.time())
+        await store_upkeep.purge(await _database(stack, settings), now=time.time())
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
