@@ -53,7 +53,9 @@ def database_url(value: str) -> sa.URL:
 class Database:
     """One database, opened. Statements are written once; what differs between the two kinds stays in here."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, transaction_idle_seconds: float | None = None) -> None:
+        """`transaction_idle_seconds` is for workers: one that stands still in the middle of a transaction (or whose
+        machine is gone) holds locks that others wait for, and so long does PostgreSQL let it."""
         self.url = database_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = asyncio.Lock()
@@ -73,7 +75,7 @@ class Database:
                 pool_size=pool_size,
                 max_overflow=8,
                 pool_pre_ping=True,  # a restarted server costs one ping, not one failed claim
-                connect_args={"server_settings": {"application_name": "promptmill", "jit": "off"}},
+                connect_args={"server_settings": _server_settings(transaction_idle_seconds)},
             )
 
     @asynccontextmanager
@@ -125,6 +127,13 @@ class Database:
                 "SELECT 1"
             )  # the transaction begins with the first statement, not with COPY
         await driver.copy_records_to_table(table.name, records=rows, columns=list(columns))
+
+
+def _server_settings(transaction_idle_seconds: float | None) -> dict[str, str]:
+    settings = {"application_name": "promptmill", "jit": "off"}
+    if transaction_idle_seconds is not None:
+        settings["idle_in_transaction_session_timeout"] = f"{transaction_idle_seconds:g}s"
+    return settings
 
 
 def _check_sqlite_file(path: Path) -> None:

@@ -104,21 +104,10 @@ def limiter_for(settings: Settings, worker_name: str, stack: AsyncExitStack) -> 
 
 
 async def _database(stack: AsyncExitStack, settings: Settings) -> Database:
-    db = Database(settings.database_url)
+    db = Database(settings.database_url, transaction_idle_seconds=TRANSACTION_IDLE_SECONDS)
     stack.push_async_callback(db.aclose)
-    if not db.is_sqlite:
-        sa.event.listen(db.engine.sync_engine, "connect", _let_go_of_locks)
     await schema.ensure(db)
     return db
-
-
-def _let_go_of_locks(connection: Any, _record: Any) -> None:
-    """A worker that stands still in the middle of a transaction (or whose machine is gone) keeps its locks for as long
-    as PostgreSQL lets it, and nobody could record, nor give its jobs to others."""
-    cursor = connection.cursor()
-    cursor.execute(f"SET idle_in_transaction_session_timeout = '{TRANSACTION_IDLE_SECONDS:g}s'")
-    cursor.close()
-    connection.commit()
 
 
 async def _upkeep() -> None:

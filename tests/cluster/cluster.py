@@ -3,6 +3,7 @@
 Everything that is started here ends with the test, whatever state it is in.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -82,10 +83,8 @@ class Process:
 
     def destroy(self) -> None:
         """Nothing of it is left."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.popen.wait()
 
 
@@ -320,5 +319,8 @@ class Cluster:
         self.servers.close()
 
 
+_LIBC = ctypes.CDLL(None)
+
+
 def _die_with_the_test() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

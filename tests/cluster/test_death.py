@@ -2,9 +2,13 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
 
 from promptmill.store import workers
-from tests.cluster.cluster import Cluster, Process, until
+from tests.cluster.cluster import Cluster, until
 
 #: What the operator is promised.
 BACK_WITHIN_SECONDS = 3 * workers.HEARTBEAT_SECONDS
@@ -17,25 +21,22 @@ def _in_hands_of(cluster: Cluster, ids: set[int]) -> int:
     return int(cluster.one(f"SELECT count(*) FROM jobs WHERE state = 'running' AND worker_id IN ({wanted})"))
 
 
-def freeze_in_transaction(cluster: Cluster, process: Process) -> None:
-    """It stands still, and has locks that others wait for."""
+@contextmanager
+def batches_locked(cluster: Cluster) -> Iterator[None]:
+    """Whoever records an answer has to wait, in the middle of its transaction."""
+    lock = cluster.db.engine.connect()
+    cluster.do(lock.start())
+    cluster.do(lock.execute(sa.text("SELECT id FROM promptmill_batches FOR UPDATE")))
+    try:
+        yield
+    finally:
+        cluster.do(lock.close())
 
-    def blocking() -> bool:
-        return bool(
-            cluster.one(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                " AND clock_timestamp() - query_start > interval '0.2 s'"
-            )
-        )
 
-    for _ in range(200):
-        process.tell_all(signal.SIGSTOP)
-        time.sleep(0.25)  # others, that stand in no transaction, would be through by now
-        if blocking():
-            return
-        process.tell_all(signal.SIGCONT)
-        time.sleep(0.05)  # let it go on for a moment, into another one
-    raise AssertionError("never seen in a transaction")
+def waiting_for_locks(cluster: Cluster) -> int:
+    """How many transactions have to wait for others."""
+    activity = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return int(cluster.one(activity))
 
 
 def test_killed_and_frozen(cluster):
@@ -49,8 +50,10 @@ def test_killed_and_frozen(cluster):
     lost = {ids["killed"], ids["frozen"]}
     until(lambda: min(_in_hands_of(cluster, {worker_id}) for worker_id in lost) > 100, what="hundreds in flight")
 
-    freeze_in_transaction(cluster, frozen)
-    killed.tell_all(signal.SIGKILL)
+    with batches_locked(cluster):
+        until(lambda: waiting_for_locks(cluster) >= 3)
+        frozen.tell_all(signal.SIGSTOP)  # when it gets the lock, it will not let go of it
+        killed.tell_all(signal.SIGKILL)
     began = time.monotonic()
     in_flight = _in_hands_of(cluster, lost)
     until(lambda: _in_hands_of(cluster, lost) == 0, BACK_WITHIN_SECONDS + NOISE_SECONDS)
@@ -66,7 +69,6 @@ def test_killed_and_frozen(cluster):
     cluster.check_each_job_has_one_result(jobs)
     assert cluster.one("SELECT max(attempts) FROM results") == 1  # to be lost with a worker is no failed attempt
     ledger = cluster.ledger()
-    print(ledger)
     assert set(ledger) <= {"succeeded", "worker_lost"}
     assert ledger["succeeded"] == jobs
     assert ledger["worker_lost"] <= in_flight
