@@ -194,6 +194,7 @@ class Drain:
         """Give every lane its turn to claim; returns for how many seconds asking again is of no use."""
         now = self._clock()
         for lane in self.lanes:
+            self.lanes.show_pause(lane)
             await lane.tell(self._limiter, now)
             lane.waiting_for = ""
         if now - self._looked_at >= POLL_SECONDS:

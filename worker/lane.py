@@ -238,6 +238,11 @@ class Lanes:
         key = self._keys.setdefault(row.upstream, key_probe())
         return Lane(row, key, model_probe(), limits, config.shared_limits, Learned(row.completion_tokens))
 
+    def show_pause(self, lane: Lane) -> None:
+        """Calls wait because the upstream asked for it: `status`, `watch` and `doctor` say so."""
+        if lane.pause is not None and not lane.pause.told:
+            self._chore(store.paused(self.db, lane_id=lane.id, until=lane.pause.until))
+
     def opened(self, lane: Lane) -> None:
         """Something succeeded: the next run, and every other worker, need not start small."""
         self._chore(store.opened(self.db, lane_id=lane.id, now=self.clock()))

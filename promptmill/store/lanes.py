@@ -73,6 +73,12 @@ async def opened(db: Database, *, lane_id: int, now: float) -> None:
         )
 
 
+async def paused(db: Database, *, lane_id: int, until: float) -> None:
+    """No calls before `until`, as the upstream asked. It ends by itself; this is for people to see."""
+    async with db.write() as connection:
+        await connection.execute(sa.update(lanes).where(lanes.c.id == lane_id).values(paused_until=until))
+
+
 async def halted(db: Database, *, lane_ids: Iterable[int], reason: str) -> None:
     """→ halted: no calls until somebody resumes it."""
     async with db.write() as connection:

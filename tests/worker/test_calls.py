@@ -85,6 +85,8 @@ async def test_a_429_pauses_the_lane_for_as_long_as_it_says_and_costs_no_attempt
     assert [result.attempts for result in await shop.results(batch)] == [1, 1, 1]
     assert await shop.ledger(batch) == {"succeeded": 3, "rate_limited": 1}
     assert (await shop.now(batch)).retried == 0
+    (lane,) = await lanes.read(sqlite_db)
+    assert lane.paused_until is not None  # for people to see
 
 
 async def test_a_503_costs_no_attempt(sqlite_db):
