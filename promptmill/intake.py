@@ -173,7 +173,14 @@ class _Intake:
             position = self.lines
             self.lines += 1
             self.size_bytes += len(line.data)
-            found = await self._check(line)
+            parsed = self._parsed(line)
+            lane_id = None if isinstance(parsed, LineError) else self._lane_ids.get(parsed.model)
+            if isinstance(parsed, LineError):
+                found: tuple[ParsedLine, int] | LineError = parsed
+            elif isinstance(lane_id, int) and parsed.kind != "transcriptions":
+                found = parsed, lane_id  # the usual case, without a coroutine for each of a million lines
+            else:
+                found = await self._check(line, parsed)
             if isinstance(found, LineError):
                 self._wrong(found)
                 rows.parts.append((batch.file_id, position, line.number, None, None, *pack(line.data)))
@@ -198,14 +205,14 @@ class _Intake:
             await self._db.insert(connection, jobs, _JOB_COLUMNS, rows.jobs)
             await self._db.insert(connection, results, _INVALID_COLUMNS, rows.invalid)
 
-    async def _check(self, line: Line) -> tuple[ParsedLine, int] | LineError:
-        """What the line asks for, and on which lane; or what is wrong with it."""
-        parsed = parse_line(
+    def _parsed(self, line: Line) -> ParsedLine | LineError:
+        return parse_line(
             line, self._format or InputFormat.JSON, self._terms.defaults,
             max_body_bytes=self._settings.max_line_bytes,
         )  # fmt: skip
-        if isinstance(parsed, LineError):
-            return parsed
+
+    async def _check(self, line: Line, parsed: ParsedLine) -> tuple[ParsedLine, int] | LineError:
+        """On which lane it goes; or what is wrong with it."""
         lane_id = self._lane_ids.get(parsed.model)
         if lane_id is None:
             lane_id = await self._lane(parsed.model)
