@@ -43,16 +43,81 @@ def _identity() -> "sa.Column[int]":
     return sa.Column("id", Id, sa.Identity(), primary_key=True)
 
 
-#: A named sequence of bytes: what a producer brought, or what an answer left (an audio file).
+#: The tenant of the command line and of a server without keys; the migration makes it.
+DEFAULT_TENANT: Final = 1
+
+#: Owner of API keys, and through them of files, batches and jobs.
+tenants = sa.Table(
+    PREFIX + "tenants",
+    metadata,
+    _identity(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", Seconds, nullable=False),
+)
+
+#: What opens the HTTP door. Only a digest of the secret is kept; `public_id` stands in the key and finds the row.
+api_keys = sa.Table(
+    PREFIX + "api_keys",
+    metadata,
+    _identity(),
+    sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("is_admin", sa.Boolean, nullable=False, server_default=sa.false()),  # may read what is of all tenants
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("revoked_at", Seconds),
+)
+
+#: A named sequence of bytes: what a producer brought, what an answer left (an audio file), or a view of a batch's
+#: results. A purpose that begins with "_" is our own: nobody outside sees the file.
 files = sa.Table(
     PREFIX + "files",
     metadata,
     _identity(),
     sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant_id", Id, nullable=False, server_default=str(DEFAULT_TENANT)),
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default="processed"),  # store.files.FileStatus
+    sa.Column("status_details", sa.Text),
     sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("parts", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("batch_id", Id),  # whose results it shows
+    sa.Column("view", sa.Text),  # which of them: "output" or "errors"
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("expires_at", Seconds),
+    sa.Column("deleted_at", Seconds),  # gone for its owner; its parts go when no unfinished batch needs them
+    sa.Index("uq_promptmill_files_batch_id_view", "batch_id", "view", unique=True),
+    sa.Index("ix_promptmill_files_tenant_id", "tenant_id", "id"),
+)
+
+#: A file that arrives in more than one request: OpenAI's uploads, Together's PUT to an address of its own.
+uploads = sa.Table(
+    PREFIX + "uploads",
+    metadata,
+    _identity(),
+    sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("file_id", Id, nullable=False),
+    sa.Column("token_digest", sa.Text),  # of the secret in the address that needs no key
+    sa.Column("status", sa.Text, nullable=False),  # pending, completed, cancelled
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # as announced
+    sa.Column("mime_type", sa.Text),
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("expires_at", Seconds, nullable=False),
+)
+
+#: A piece of such a file; its content is a file of our own until the upload is complete.
+upload_parts = sa.Table(
+    PREFIX + "upload_parts",
+    metadata,
+    _identity(),
+    sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("upload_id", Id, nullable=False, index=True),
+    sa.Column("number", sa.Integer),
+    sa.Column("file_id", Id, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
     sa.Column("created_at", Seconds, nullable=False),
 )
 
@@ -85,8 +150,11 @@ batches = sa.Table(
     metadata,
     _identity(),
     sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant_id", Id, nullable=False, server_default=str(DEFAULT_TENANT)),
     sa.Column("file_id", Id, nullable=False, index=True),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("is_open", sa.Boolean, nullable=False, server_default=sa.false()),  # jobs may still be added
+    sa.Column("is_inbox", sa.Boolean, nullable=False, server_default=sa.false()),  # holds jobs submitted singly
     sa.Column("run_key", sa.Text, unique=True),  # what `run` finds its own batch by, when it is run again
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("defaults", sa.Text, nullable=False),
@@ -108,6 +176,18 @@ batches = sa.Table(
     sa.Column("completion_tokens", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("reasoning_tokens", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("cached_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    # What its producer said of it, over HTTP.
+    sa.Column("dialect", sa.Text),
+    sa.Column("endpoint", sa.Text),
+    sa.Column("completion_window", sa.Text),
+    sa.Column("metadata", sa.Text),  # JSON
+    sa.Column("output_expires_seconds", sa.Integer),
+    sa.Column("errors", sa.Text),  # why it failed: JSON, a list of OpenAI's error objects
+    # Who reads its lines in, and until when that is believed without another word.
+    sa.Column("validator", sa.Text),
+    sa.Column("validator_until", Seconds),
+    sa.Column("results_after", sa.BigInteger, nullable=False, server_default="0"),  # its results' ids are above this
+    sa.Index("ix_promptmill_batches_tenant_id", "tenant_id", "id"),
     sa.Index("ix_promptmill_batches_active", "state", sqlite_where=sa.text("finished_at IS NULL"),
              postgresql_where=sa.text("finished_at IS NULL")),
 )  # fmt: skip
@@ -121,6 +201,7 @@ lanes = sa.Table(
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),  # why it is halted, in the upstream's words
+    sa.Column("halt_status", sa.Integer),  # and with which status it said so
     sa.Column("paused_until", Seconds),
     sa.Column("proven_at", Seconds),  # the first success
     sa.Column("completion_tokens", Seconds),  # learned: the mean length of an answer
@@ -195,6 +276,7 @@ results = sa.Table(
     sa.Column("cached_tokens", sa.Integer, nullable=False),
     sa.Column("encoding", sa.SmallInteger, nullable=False),
     sa.Column("body", sa.LargeBinary),
+    sa.Column("headers", sa.Text),  # JSON; kept for callers who wait for the answer itself
     sa.Index("uq_promptmill_results_batch_id_position", "batch_id", "position", unique=True),
     **_NEVER_REUSE_IDS,
 )
@@ -228,6 +310,7 @@ workers = sa.Table(
     sa.Column("heartbeat_at", Seconds, nullable=False),
     sa.Column("stopped_at", Seconds),
     sa.Column("in_flight", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("waiting_for", sa.Text),  # JSON: lane id → what keeps more calls from starting
     **_NEVER_REUSE_IDS,
 )
 
@@ -238,4 +321,59 @@ leases = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("until", Seconds, nullable=False),
+)
+
+#: The ledger's sums, kept as it is written: counting a ledger of millions would take seconds.
+lane_outcomes = sa.Table(
+    PREFIX + "lane_outcomes",
+    metadata,
+    sa.Column("lane_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("outcome", sa.Text, primary_key=True),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("seconds", Seconds, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+)
+
+#: How long answered calls took: how many took at most so long, and longer than the next smaller bound.
+lane_latencies = sa.Table(
+    PREFIX + "lane_latencies",
+    metadata,
+    sa.Column("lane_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("at_most_seconds", Seconds, primary_key=True, autoincrement=False),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+)
+
+#: What a producer noted on a job that it submitted by itself.
+job_notes = sa.Table(
+    PREFIX + "job_notes",
+    metadata,
+    sa.Column("batch_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("metadata", sa.Text, nullable=False),  # JSON
+)
+
+#: A request that may be sent again: the key it came with, what it said, and what it made.
+idempotency_keys = sa.Table(
+    PREFIX + "idempotency_keys",
+    metadata,
+    sa.Column("tenant_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("resource", sa.Text),  # JSON; NULL while it is being made
+    sa.Column("created_at", Seconds, nullable=False),
+)
+
+#: Callers who wait for an answer. One who goes away and sends the same again is given the answer that it left.
+held_requests = sa.Table(
+    PREFIX + "held_requests",
+    metadata,
+    _identity(),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False, index=True),
+    sa.Column("batch_id", Id, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),  # the API process, and so whether anybody still waits
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("left_at", Seconds),
 )

@@ -1,5 +1,6 @@
 """Jobs submitted together: made while their input is read, opened when all of it is good, closed when all is done."""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from promptmill.job import BATCH_ACTIVE, BatchState, State
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state, new_public_id
 from promptmill.store.upkeep import finish_unsent
-from promptmill.tables import attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
+from promptmill.tables import DEFAULT_TENANT, attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,11 @@ class BatchRow:
 
     id: int
     public_id: str
+    tenant_id: int
     file_id: int
     state: BatchState
+    is_open: bool
+    is_inbox: bool
     source: str
     defaults: str
     priority: int
@@ -44,6 +48,13 @@ class BatchRow:
     completion_tokens: int
     reasoning_tokens: int
     cached_tokens: int
+    dialect: str | None
+    endpoint: str | None
+    completion_window: str | None
+    metadata: str | None
+    output_expires_seconds: int | None
+    errors: str | None
+    results_after: int
 
     @property
     def done(self) -> int:
@@ -70,6 +81,17 @@ class NewBatch:
     priority: int = 0
     deadline: float | None = None
     max_attempts: int = 6
+    tenant_id: int = DEFAULT_TENANT
+    is_open: bool = False
+    is_inbox: bool = False
+    dialect: str | None = None  # of its producer: "openai" or "together"; None is the command line's
+    endpoint: str | None = None
+    completion_window: str | None = None
+    metadata: str | None = None  # JSON
+    output_expires_seconds: int | None = None
+    #: Who reads its lines in, and until when that is believed; None: whoever takes it over.
+    validator: str | None = None
+    validator_until: float | None = None
 
 
 async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
@@ -78,16 +100,11 @@ async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
         statement = (
             sa.insert(batches)
             .values(
+                **dataclasses.asdict(new),
                 public_id=new_public_id("batch_"),
-                file_id=new.file_id,
                 state=BatchState.VALIDATING,
-                run_key=new.run_key,
-                source=new.source,
-                defaults=new.defaults,
-                priority=new.priority,
-                deadline=new.deadline,
-                max_attempts=new.max_attempts,
                 created_at=now,
+                results_after=sa.select(sa.func.coalesce(sa.func.max(results.c.id), 0)).scalar_subquery(),
             )
             .returning(*_COLUMNS)
         )

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from promptmill.content import unpack
 from promptmill.engine import Database
 from promptmill.store.rows import new_public_id
-from promptmill.tables import file_parts, files
+from promptmill.tables import DEFAULT_TENANT, file_parts, files
 
 #: Content that is not lines (an audio file) is kept in slices of this size.
 SLICE_BYTES: Final = 1024 * 1024
@@ -18,11 +18,11 @@ PART_COLUMNS: Final = ("file_id", "part", "line", "custom_id", "form", "encoding
 _READ_AHEAD = 500
 
 
-async def create(db: Database, *, filename: str, purpose: str, now: float) -> int:
+async def create(db: Database, *, filename: str, purpose: str, now: float, tenant_id: int = DEFAULT_TENANT) -> int:
     """An empty file; returns its id."""
     async with db.write() as connection:
         statement = sa.insert(files).values(
-            public_id=new_public_id("file-"), filename=filename, purpose=purpose, created_at=now
+            public_id=new_public_id("file-"), tenant_id=tenant_id, filename=filename, purpose=purpose, created_at=now
         )
         return int((await connection.execute(statement.returning(files.c.id))).scalar_one())
 
@@ -34,10 +34,13 @@ async def sealed(db: Database, *, file_id: int, size_bytes: int, parts: int) -> 
         await connection.execute(statement.values(bytes=size_bytes, parts=parts))
 
 
-async def find(db: Database, public_id: str) -> int | None:
-    """The id of the file with this public id."""
+async def find(db: Database, public_id: str, *, tenant_id: int | None = None) -> int | None:
+    """The id of the file with this public id; with `tenant_id`, only where that tenant may use it."""
+    statement = sa.select(files.c.id).where(files.c.public_id == public_id)
+    if tenant_id is not None:
+        statement = statement.where(files.c.tenant_id == tenant_id, files.c.deleted_at.is_(None))
     async with db.read() as connection:
-        return (await connection.execute(sa.select(files.c.id).where(files.c.public_id == public_id))).scalar()
+        return (await connection.execute(statement)).scalar()
 
 
 async def content(db: Database, file_id: int) -> AsyncIterator[bytes]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from promptmill import intake as module
 from promptmill.engine import Database
 from promptmill.errors import InputError, UsageError
 from promptmill.intake import Source, Taken, Terms, take_in
+from promptmill.intake import stream as module
 from promptmill.job import BatchState, State
 from promptmill.request import Defaults
 from promptmill.settings import Settings, UpstreamConfig

@@ -1,4 +1,4 @@
-"""The one way in: lines become a file's parts and a batch's jobs, checked before anything is sent.
+"""A stream of lines becomes a file's parts and a batch's jobs, checked before anything is sent.
 
 Memory stays flat: a few thousand lines are held at once, however long the input is. The batch is VALIDATING while its
 lines come in, so none of its jobs can be claimed; it opens when every line is good, and is removed when one is not.
@@ -14,18 +14,17 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from promptmill import data_uri
-from promptmill.content import PLAIN, pack
+from promptmill.content import pack
 from promptmill.engine import Database
 from promptmill.errors import InputError, LineError
-from promptmill.job import State
-from promptmill.jsonl import DuplicateFinder, InputFormat, Line, detect_format, read_lines
-from promptmill.kinds import multipart_fields
-from promptmill.request import Defaults, ParsedLine, parse_line, render
+from promptmill.intake.checker import Checker
+from promptmill.intake.rows import INVALID_COLUMNS, JOB_COLUMNS, Row, invalid_row, job_row
+from promptmill.jsonl import DuplicateFinder, Line, detect_format, read_lines
+from promptmill.request import Defaults
 from promptmill.settings import Settings
-from promptmill.store import batches, files, lanes
+from promptmill.store import batches, files
 from promptmill.store.batches import BatchRow, NewBatch
-from promptmill.tables import attachments, file_parts, jobs, results
+from promptmill.tables import file_parts, jobs, results
 
 #: Lines that are parsed and written together.
 LINES_AT_ONCE: Final = 2_000
@@ -33,16 +32,6 @@ BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 _LINES_BETWEEN_BREATHS: Final = 64
 #: Errors that are kept in full; the rest is only counted.
 ERRORS_KEPT: Final = 1_000
-
-_JOB_COLUMNS: Final = (
-    "batch_id", "position", "lane_id", "file_id", "part", "state", "epoch", "attempts", "not_before", "deadline",
-    "bytes", "tokens", "max_tokens",
-)  # fmt: skip
-_INVALID_COLUMNS: Final = (
-    "batch_id", "position", "job_id", "lane_id", "file_id", "part", "state", "epoch", "attempts", "finished_at",
-    "error_code", "error_message", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
-    "encoding",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +125,11 @@ class _Intake:
         self._terms = terms
         self._batch = batch
         self._clock = clock
-        self._format: InputFormat | None = None
-        self._lane_ids: dict[str, int | LineError] = {}
         self._duplicates = DuplicateFinder()
-        self._attached: set[str] = set()
+        self._checker = Checker(
+            db, settings, terms.defaults,
+            file_id=batch.file_id, tenant_id=batch.tenant_id, created_at=batch.created_at, folder=source.folder,
+        )  # fmt: skip
 
     async def read(self, progress: Callable[[int], None]) -> None:
         """Every line: parsed, checked and, as long as the input is good, stored.
@@ -149,8 +139,8 @@ class _Intake:
         writing: asyncio.Task[None] | None = None
         try:
             for group in _groups(read_lines(self._source.chunks, self._settings.max_line_bytes)):
-                if self._format is None:
-                    self._format = detect_format(self._source.name, group[0].data)
+                if not self.lines:
+                    self._checker.input_format = detect_format(self._source.name, group[0].data)
                 rows = await self._rows(group)
                 if writing is not None:
                     await writing
@@ -167,108 +157,43 @@ class _Intake:
     async def _rows(self, group: Sequence[Line]) -> "_Rows":
         rows = _Rows()
         now, batch, terms = self._clock(), self._batch, self._terms
-        state = State.READY if terms.not_before is None or terms.not_before <= now else State.WAITING
-        not_before = None if state is State.READY else terms.not_before
         for line in group:
             position = self.lines
             self.lines += 1
             self.size_bytes += len(line.data)
-            parsed = self._parsed(line)
-            lane_id = None if isinstance(parsed, LineError) else self._lane_ids.get(parsed.model)
+            parsed = self._checker.parsed(line)
             if isinstance(parsed, LineError):
-                found: tuple[ParsedLine, int] | LineError = parsed
-            elif isinstance(lane_id, int) and parsed.kind != "transcriptions":
-                found = parsed, lane_id  # the usual case, without a coroutine for each of a million lines
-            else:
-                found = await self._check(line, parsed)
-            if isinstance(found, LineError):
-                self._wrong(found)
-                rows.parts.append((batch.file_id, position, line.number, None, None, *pack(line.data)))
-                rows.invalid.append(_invalid_row(batch, position, found, now))
+                self._skip(rows, line, position, parsed, now)
                 continue
-            parsed, lane_id = found
+            lane_id = self._checker.known_lane(parsed) or await self._checker.lane(line, parsed)
+            if isinstance(lane_id, LineError):
+                self._skip(rows, line, position, lane_id, now)
+                continue
             custom_id = parsed.custom_id or f"line-{line.number}"
             self._duplicates.add(custom_id, line.number)
             self.jobs_by_lane[lane_id] += 1
             rows.parts.append((batch.file_id, position, line.number, custom_id, parsed.form.value, *pack(line.data)))
             rows.jobs.append(
-                (batch.id, position, lane_id, batch.file_id, position, state.value, 0, 0, not_before, terms.deadline,
-                 parsed.body_bytes, parsed.prompt_tokens, parsed.max_tokens)
+                job_row(
+                    parsed, batch_id=batch.id, position=position, lane_id=lane_id, file_id=batch.file_id, part=position,
+                    now=now, not_before=terms.not_before, deadline=terms.deadline,
+                )
             )  # fmt: skip
             if position % _LINES_BETWEEN_BREATHS == 0:
                 await asyncio.sleep(0)  # the other group's bytes leave meanwhile
         return rows
 
+    def _skip(self, rows: "_Rows", line: Line, position: int, error: LineError, now: float) -> None:
+        file_id = self._batch.file_id
+        self._wrong(error)
+        rows.parts.append((file_id, position, line.number, None, None, *pack(line.data)))
+        rows.invalid.append(invalid_row(self._batch.id, position, file_id, error, now))
+
     async def _write(self, rows: "_Rows") -> None:
         async with self._db.write() as connection:
             await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows.parts)
-            await self._db.insert(connection, jobs, _JOB_COLUMNS, rows.jobs)
-            await self._db.insert(connection, results, _INVALID_COLUMNS, rows.invalid)
-
-    def _parsed(self, line: Line) -> ParsedLine | LineError:
-        return parse_line(
-            line, self._format or InputFormat.JSON, self._terms.defaults,
-            max_body_bytes=self._settings.max_line_bytes,
-        )  # fmt: skip
-
-    async def _check(self, line: Line, parsed: ParsedLine) -> tuple[ParsedLine, int] | LineError:
-        """On which lane it goes; or what is wrong with it."""
-        lane_id = self._lane_ids.get(parsed.model)
-        if lane_id is None:
-            lane_id = await self._lane(parsed.model)
-        if isinstance(lane_id, LineError):
-            return LineError(line.number, lane_id.code, lane_id.message, lane_id.param)
-        if parsed.kind == "transcriptions" and (problem := await self._attach(line, parsed)):
-            return problem
-        return parsed, lane_id
-
-    async def _lane(self, model: str) -> int | LineError:
-        upstream = self._settings.upstream_for(model)
-        if upstream is None:
-            names = ", ".join(sorted({glob for u in self._settings.upstreams for glob in u.models}))
-            self._lane_ids[model] = LineError(
-                None, "model_not_found", f"no upstream serves the model {model!r}; configured are: {names}", "model"
-            )
-        else:
-            self._lane_ids[model] = await lanes.ensure(self._db, upstream.name, model)
-        return self._lane_ids[model]
-
-    async def _attach(self, line: Line, parsed: ParsedLine) -> LineError | None:
-        """Keep the file that the line names, so that any worker can send it, even when the file is gone."""
-        request = render(line.data, parsed.form, self._terms.defaults)
-        _, name = multipart_fields(request.body)
-        if name is None or name in self._attached:
-            return None
-        if name.startswith(data_uri.PREFIX):
-            try:
-                data_uri.decoded(name)
-            except ValueError as error:
-                return LineError(line.number, "invalid_request", str(error), "file")
-            return None
-        if name.startswith("file-") and await files.find(self._db, name) is not None:
-            return None
-        folder = self._source.folder
-        if folder is None:
-            return LineError(line.number, "file_not_found", f"there is no file {name!r}; upload it first", "file")
-        path = folder / name
-        try:
-            content = path.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
-            why = f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}"
-            return LineError(line.number, "file_not_found", why, "file")
-        await self._keep(name, content)
-        self._attached.add(name)
-        return None
-
-    async def _keep(self, name: str, content: bytes) -> None:
-        file_id = await files.create(self._db, filename=Path(name).name, purpose="user_data", now=self._clock())
-        slices = [content[i : i + files.SLICE_BYTES] for i in range(0, len(content), files.SLICE_BYTES)]
-        async with self._db.write() as connection:
-            rows = [(file_id, part, None, None, None, *pack(data)) for part, data in enumerate(slices)]
-            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows)
-            mine = {"file_id": self._batch.file_id, "name": name, "attached_id": file_id}
-            await connection.execute(sa.insert(attachments), mine)
-        await files.sealed(self._db, file_id=file_id, size_bytes=len(content), parts=len(slices))
+            await self._db.insert(connection, jobs, JOB_COLUMNS, rows.jobs)
+            await self._db.insert(connection, results, INVALID_COLUMNS, rows.invalid)
 
     def _wrong(self, error: LineError) -> None:
         self.error_count += 1
@@ -315,8 +240,8 @@ class _Intake:
                 if row is None:
                     return
                 self.jobs_by_lane[row.lane_id] -= 1
-                bad = [_invalid_row(self._batch, row.position, error, self._clock())]
-                await self._db.insert(connection, results, _INVALID_COLUMNS, bad)
+                bad = [invalid_row(self._batch.id, row.position, self._batch.file_id, error, self._clock())]
+                await self._db.insert(connection, results, INVALID_COLUMNS, bad)
         self._wrong(error)
 
 
@@ -324,9 +249,9 @@ class _Intake:
 class _Rows:
     """A group of lines as rows of the tables."""
 
-    parts: list[tuple[object, ...]] = field(default_factory=list)
-    jobs: list[tuple[object, ...]] = field(default_factory=list)
-    invalid: list[tuple[object, ...]] = field(default_factory=list)
+    parts: list[Row] = field(default_factory=list)
+    jobs: list[Row] = field(default_factory=list)
+    invalid: list[Row] = field(default_factory=list)
 
 
 def _groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
@@ -341,13 +266,6 @@ def _groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
             group, size = [], 0
     if group:
         yield group
-
-
-def _invalid_row(batch: BatchRow, position: int, error: LineError, now: float) -> tuple[object, ...]:
-    return (
-        batch.id, position, 0, 0, batch.file_id, position, State.INVALID.value, 0, 0, now,
-        error.code, str(error), 0, 0, 0, 0, PLAIN,
-    )  # fmt: skip
 
 
 def _batched(pairs: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -1,0 +1,118 @@
+"""Whether a line may come in, and where it goes: the same for every door."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from promptmill import data_uri
+from promptmill.content import pack
+from promptmill.engine import Database
+from promptmill.errors import LineError
+from promptmill.jsonl import InputFormat, Line
+from promptmill.kinds import multipart_fields
+from promptmill.request import Defaults, ParsedLine, parse_line, render
+from promptmill.settings import Settings
+from promptmill.store import files, lanes
+from promptmill.tables import attachments, file_parts
+
+
+class Checker:
+    """Checks the lines of one input."""
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        defaults: Defaults,
+        *,
+        file_id: int,
+        tenant_id: int,
+        created_at: float,
+        folder: Path | None = None,
+        endpoint_check: str | None = None,
+    ) -> None:
+        """`file_id` is the input's own file; `folder`: lines may name files in it (None: only stored ones);
+        `endpoint_check`: the path that every line must have."""
+        self.input_format = InputFormat.JSON
+        self._db = db
+        self._settings = settings
+        self._defaults = defaults
+        self._file_id = file_id
+        self._tenant_id = tenant_id
+        self._created_at = created_at
+        self._folder = folder
+        self._endpoint_check = endpoint_check
+        self._lane_ids: dict[str, int | LineError] = {}
+        self._attached: set[str] = set()
+
+    def parsed(self, line: Line) -> ParsedLine | LineError:
+        """What the line asks for, or what is wrong with it by itself."""
+        return parse_line(
+            line, self.input_format, self._defaults,
+            max_body_bytes=self._settings.max_line_bytes, endpoint_check=self._endpoint_check,
+        )  # fmt: skip
+
+    def known_lane(self, parsed: ParsedLine) -> int | None:
+        """The lane, where the database need not be asked for anything: the usual case, a million times."""
+        lane_id = self._lane_ids.get(parsed.model)
+        return lane_id if isinstance(lane_id, int) and parsed.kind != "transcriptions" else None
+
+    async def lane(self, line: Line, parsed: ParsedLine) -> int | LineError:
+        """On which lane it goes, and its file kept where it names one; or what is wrong with it."""
+        lane_id = self._lane_ids.get(parsed.model)
+        if lane_id is None:
+            lane_id = await self._lane(parsed.model)
+        if isinstance(lane_id, LineError):
+            return LineError(line.number, lane_id.code, lane_id.message, lane_id.param)
+        if parsed.kind == "transcriptions" and (problem := await self._attach(line, parsed)):
+            return problem
+        return lane_id
+
+    async def _lane(self, model: str) -> int | LineError:
+        upstream = self._settings.upstream_for(model)
+        if upstream is None:
+            names = ", ".join(sorted({glob for u in self._settings.upstreams for glob in u.models}))
+            self._lane_ids[model] = LineError(
+                None, "model_not_found", f"no upstream serves the model {model!r}; configured are: {names}", "model"
+            )
+        else:
+            self._lane_ids[model] = await lanes.ensure(self._db, upstream.name, model)
+        return self._lane_ids[model]
+
+    async def _attach(self, line: Line, parsed: ParsedLine) -> LineError | None:
+        """Keep the file that the line names, so that any worker can send it, even when the file is gone."""
+        request = render(line.data, parsed.form, self._defaults)
+        _, name = multipart_fields(request.body)
+        if name is None or name in self._attached:
+            return None
+        if name.startswith(data_uri.PREFIX):
+            try:
+                data_uri.decoded(name)
+            except ValueError as error:
+                return LineError(line.number, "invalid_request", str(error), "file")
+            return None
+        if name.startswith("file-") and await files.find(self._db, name, tenant_id=self._tenant_id) is not None:
+            return None
+        if self._folder is None:
+            return LineError(line.number, "file_not_found", f"there is no file {name!r}; upload it first", "file")
+        path = self._folder / name
+        try:
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+            why = f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}"
+            return LineError(line.number, "file_not_found", why, "file")
+        await self._keep(name, content)
+        self._attached.add(name)
+        return None
+
+    async def _keep(self, name: str, content: bytes) -> None:
+        file_id = await files.create(
+            self._db, filename=Path(name).name, purpose="user_data", tenant_id=self._tenant_id, now=self._created_at
+        )
+        slices = [content[i : i + files.SLICE_BYTES] for i in range(0, len(content), files.SLICE_BYTES)]
+        async with self._db.write() as connection:
+            rows = [(file_id, part, None, None, None, *pack(data)) for part, data in enumerate(slices)]
+            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows)
+            mine = {"file_id": self._file_id, "name": name, "attached_id": file_id}
+            await connection.execute(sa.insert(attachments), mine)
+        await files.sealed(self._db, file_id=file_id, size_bytes=len(content), parts=len(slices))
