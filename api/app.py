@@ -1,30 +1,69 @@
 """The HTTP door: `uvicorn api.app:create_app --factory`. Puts the parts together; nothing happens at import."""
 
 import os
+import secrets
+import socket
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
-from api import health
+from api import health, openapi
+from api.auth import Doorkeeper
+from api.door import Door, handle
+from api.errors import ApiError
+from api.state import House
+from api.waiting import Waiting
 from promptmill.engine import Database
+from promptmill.errors import PromptmillError
+from promptmill.hints import Hints, LocalHints
+from promptmill.intake.inbox import Inbox
+from promptmill.redis_hints import RedisHints
 from promptmill.settings import Settings, load
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; settings come from the environment where none are given. Raises SettingsError."""
+def create_app(settings: Settings | None = None, *, db: Database | None = None, hints: Hints | None = None) -> FastAPI:
+    """The application; settings come from the environment where none are given. Raises SettingsError.
+
+    `db` and `hints` are those of a worker in the same process (`promptmill serve`); whoever gives them closes them.
+    """
     chosen = load(os.environ) if settings is None else settings
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """What it yields is the `state` of every request."""
-        db = Database(chosen.database_url)
-        try:
-            yield {"settings": chosen, "db": db}
-        finally:
-            await db.aclose()
+        async with AsyncExitStack() as stack:
+            house = await _furnished(stack, chosen, db, hints)
+            yield {"house": house, "settings": chosen, "db": house.db, "doorkeeper": house.doorkeeper}
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
-    app.include_router(health.router)
+    for router in (health.router,):
+        app.include_router(router)
+    for kind in (ApiError, PromptmillError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(Door, max_open_requests=chosen.max_open_requests)
+    openapi.describe(app)
     return app
+
+
+async def _furnished(stack: AsyncExitStack, settings: Settings, db: Database | None, hints: Hints | None) -> House:
+    clock = time.time
+    if db is None:
+        db = Database(settings.database_url)
+        stack.push_async_callback(db.aclose)
+    if hints is None:
+        hints = RedisHints(settings.redis_url) if settings.redis_url else LocalHints()
+        stack.push_async_callback(hints.aclose)
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    waiting = Waiting(db, hints)
+    await stack.enter_async_context(waiting.running())
+    inbox = Inbox(db, settings, hints, holder=holder, clock=clock)
+    stack.push_async_callback(inbox.aclose)
+    return House(
+        settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=Doorkeeper(db), holder=holder,
+        clock=clock,
+    )  # fmt: skip

@@ -81,12 +81,27 @@ class Settings:
     max_line_bytes: int = 64 * 1024 * 1024
     #: How long a stop waits for calls under way before it gives their jobs back.
     grace_seconds: float = 10.0
+    #: Over HTTP: one file, one request body of another kind, and one line of an uploaded file. Uploads are streamed, so
+    #: the first costs no memory.
+    max_file_bytes: int = 16 * 1024**3
+    max_request_bytes: int = 64 * 1024 * 1024
+    max_upload_line_bytes: int = 8 * 1024 * 1024
+    #: Requests at once in one API process. Held ones cost a few kilobytes each.
+    max_open_requests: int = 8_192
+    #: OpenAI's batches have one endpoint for all lines; True takes lines for any.
+    mixed_batches: bool = False
+    #: After so long without an answer the gateway begins one: status 200 and blanks, which keeps clients with short
+    #: time-outs waiting and spends the status. None: it stays silent until it knows the status.
+    hold_open_after_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise SettingsError(f"max_attempts must be at least 1, not {self.max_attempts}")
         if not 0 <= self.grace_seconds < math.inf:
             raise SettingsError(f"grace_seconds must be 0 or more, not {self.grace_seconds}")
+        for name in ("max_file_bytes", "max_request_bytes", "max_upload_line_bytes", "max_open_requests"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
         names = [upstream.name for upstream in self.upstreams]
         if len(set(names)) < len(names):
             raise SettingsError(f"two upstreams have the same name: {sorted(names)}")
@@ -175,6 +190,12 @@ class _FileTop(TypedDict, total=False):
     max_bytes_in_flight: int
     max_line_bytes: int
     grace_seconds: float
+    max_file_bytes: int
+    max_request_bytes: int
+    max_upload_line_bytes: int
+    max_open_requests: int
+    mixed_batches: bool
+    hold_open_after_seconds: float
 
 
 _FILE_TOP: Final = frozenset(_FileTop.__annotations__)

@@ -45,11 +45,11 @@ class Checker:
         self._lane_ids: dict[str, int | LineError] = {}
         self._attached: set[str] = set()
 
-    def parsed(self, line: Line) -> ParsedLine | LineError:
+    def parsed(self, line: Line, *, allow_stream: bool = False) -> ParsedLine | LineError:
         """What the line asks for, or what is wrong with it by itself."""
         return parse_line(
-            line, self.input_format, self._defaults,
-            max_body_bytes=self._settings.max_line_bytes, endpoint_check=self._endpoint_check,
+            line, self.input_format, self._defaults, max_body_bytes=self._settings.max_line_bytes,
+            endpoint_check=self._endpoint_check, allow_stream=allow_stream,
         )  # fmt: skip
 
     def known_lane(self, parsed: ParsedLine) -> int | None:

@@ -11,7 +11,7 @@ from promptmill.errors import LineError, UsageError
 from promptmill.jsonl import InputFormat, Line
 from promptmill.kinds import KINDS, BodyProblem, known_path
 from promptmill.request.defaults import Defaults
-from promptmill.request.document import MAX_CUSTOM_ID, MAX_DEPTH, Refused, custom_id_of, read
+from promptmill.request.document import MAX_CUSTOM_ID, MAX_DEPTH, Refused, custom_id_of, read, too_deep
 from promptmill.request.forms import Form, Request, build, build_from_text, form_of
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Request",
     "parse_line",
     "render",
+    "too_deep",
 ]
 
 
@@ -50,14 +51,16 @@ def parse_line(
     *,
     max_body_bytes: int,
     endpoint_check: str | None = None,
+    allow_stream: bool = False,
 ) -> ParsedLine | LineError:
     """What a line asks for, or what is wrong with it. Never raises.
 
     `max_body_bytes` bounds the body as it would be sent. `endpoint_check` is the path that all lines of a batch must
     have, where its producer said one; give it as `defaults.endpoint` too, and lines without a url have it.
+    `allow_stream`: somebody is there to take a streamed answer.
     """
     try:
-        return _parsed(line, input_format, defaults, max_body_bytes, endpoint_check)
+        return _parsed(line, input_format, defaults, max_body_bytes, endpoint_check, allow_stream=allow_stream)
     except Refused as refused:
         problem = refused.problem
         return LineError(line.number, problem.code, problem.message, problem.param)
@@ -77,7 +80,13 @@ def render(data: bytes, form: Form, defaults: Defaults) -> Request:
 
 
 def _parsed(
-    line: Line, input_format: InputFormat, defaults: Defaults, max_body_bytes: int, endpoint_check: str | None
+    line: Line,
+    input_format: InputFormat,
+    defaults: Defaults,
+    max_body_bytes: int,
+    endpoint_check: str | None,
+    *,
+    allow_stream: bool,
 ) -> ParsedLine:
     if line.too_long:
         raise Refused("line_too_large", f"the line is too large: it has more than {len(line.data):,} bytes")
@@ -96,7 +105,7 @@ def _parsed(
         raise Refused(
             "line_too_large", f"the body has {len(request.body):,} bytes; the limit is {max_body_bytes:,}", "body"
         )
-    facts = KINDS[request.kind].check(request.body)
+    facts = KINDS[request.kind].check(request.body, allow_stream=allow_stream)
     if isinstance(facts, BodyProblem):
         raise Refused(facts.code, facts.message, facts.param)
     return ParsedLine(

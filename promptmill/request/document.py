@@ -74,7 +74,7 @@ class Document(NamedTuple):
 def read(data: bytes) -> Document:
     """The object that a line is. Raises Refused."""
     content = utf8(data.removeprefix(BOM).strip(BLANK))
-    if _too_deep(content):
+    if too_deep(content):
         raise Refused("invalid_json_line", f"lists and objects are nested more than {MAX_DEPTH} deep")
     try:
         fields, mended = lenient.decode_noting(_LINE, content)
@@ -104,7 +104,8 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def _too_deep(content: bytes) -> bool:
+def too_deep(content: bytes) -> bool:
+    """Are lists and objects nested deeper than MAX_DEPTH?"""
     if content.count(b"[") + content.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
 from promptmill.errors import NotFound
@@ -97,18 +98,30 @@ class NewBatch:
 async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
     """→ validating: its jobs can be added, and none can be claimed."""
     async with db.write() as connection:
-        statement = (
-            sa.insert(batches)
-            .values(
-                **dataclasses.asdict(new),
-                public_id=new_public_id("batch_"),
-                state=BatchState.VALIDATING,
-                created_at=now,
-                results_after=sa.select(sa.func.coalesce(sa.func.max(results.c.id), 0)).scalar_subquery(),
-            )
-            .returning(*_COLUMNS)
-        )
-        return _row((await connection.execute(statement)).one())
+        return await insert_batch(connection, new, state=BatchState.VALIDATING, now=now)
+
+
+async def insert_batch(connection: AsyncConnection, new: NewBatch, *, state: BatchState, now: float) -> BatchRow:
+    """A new batch, in the caller's transaction."""
+    statement = sa.insert(batches).values(
+        **dataclasses.asdict(new),
+        public_id=new_public_id("batch_"),
+        state=state,
+        created_at=now,
+        in_progress_at=now if state is BatchState.IN_PROGRESS else None,
+        results_after=sa.select(sa.func.coalesce(sa.func.max(results.c.id), 0)).scalar_subquery(),
+    )
+    return _row((await connection.execute(statement.returning(*_COLUMNS))).one())
+
+
+async def seal_batch(db: Database, *, batch_id: int, now: float, connection: AsyncConnection | None = None) -> None:
+    """No more jobs are added; it is complete when those that it has are."""
+    if connection is None:
+        async with db.write() as own:
+            await seal_batch(db, batch_id=batch_id, now=now, connection=own)
+        return
+    await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(is_open=False))
+    await close_if_done(connection, batch_id, now)
 
 
 async def open_(db: Database, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, now: float) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.content import unpack
 from promptmill.engine import Database
@@ -21,10 +22,15 @@ _READ_AHEAD = 500
 async def create(db: Database, *, filename: str, purpose: str, now: float, tenant_id: int = DEFAULT_TENANT) -> int:
     """An empty file; returns its id."""
     async with db.write() as connection:
-        statement = sa.insert(files).values(
-            public_id=new_public_id("file-"), tenant_id=tenant_id, filename=filename, purpose=purpose, created_at=now
-        )
-        return int((await connection.execute(statement.returning(files.c.id))).scalar_one())
+        return await insert_file(connection, filename=filename, purpose=purpose, tenant_id=tenant_id, now=now)
+
+
+async def insert_file(connection: AsyncConnection, *, filename: str, purpose: str, tenant_id: int, now: float) -> int:
+    """The same, in the caller's transaction."""
+    statement = sa.insert(files).values(
+        public_id=new_public_id("file-"), tenant_id=tenant_id, filename=filename, purpose=purpose, created_at=now
+    )
+    return int((await connection.execute(statement.returning(files.c.id))).scalar_one())
 
 
 async def sealed(db: Database, *, file_id: int, size_bytes: int, parts: int) -> None:

@@ -84,6 +84,18 @@ async def stream(
         after = rows[-1].position if order == "input" else rows[-1].id
 
 
+async def of_jobs(db: Database, batch_id: int, positions: Iterable[int]) -> list[Result]:
+    """The results of these jobs of a batch, of those that have one."""
+    statement = (
+        sa.select(*_COLUMNS)
+        .outerjoin(file_parts, sa.and_(file_parts.c.file_id == results.c.file_id, file_parts.c.part == results.c.part))
+        .outerjoin(lanes, lanes.c.id == results.c.lane_id)
+        .where(results.c.batch_id == batch_id, db.any_of(results.c.position, positions))
+    )
+    async with db.read() as connection:
+        return [_result(row) for row in await connection.execute(statement)]
+
+
 async def failure_counts(db: Database, batch_id: int) -> list[tuple[str, int, str]]:
     """(error code, jobs, one of their messages) of what did not succeed, the most frequent first."""
     async with db.read() as connection:

@@ -1,0 +1,118 @@
+"""Who is calling. With keys, only their holders; without any, only this machine.
+
+A server to which no key was ever made serves processes of its own machine, as the default tenant, whatever key they
+send: that is how one starts. Anybody else is refused, and told how to make a key.
+"""
+
+import asyncio
+import ipaddress
+import time
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+
+from api.errors import ApiError
+from promptmill.engine import Database
+from promptmill.store import tenants
+from promptmill.tables import DEFAULT_TENANT
+
+#: For so long a process goes by what it has read: a revoked key opens nothing after that.
+KNOWN_SECONDS: Final = 2.0
+#: Keys that are remembered at once, wrong ones too.
+_KNOWN_AT_MOST: Final = 10_000
+
+_NEEDED: Final = "send it as `Authorization: Bearer pm_…`; keys are made with `promptmill keys create`"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a request is from."""
+
+    tenant_id: int
+    #: None: no keys are in use.
+    key_id: int | None = None
+    #: May read what is of all tenants (metrics).
+    is_admin: bool = True
+
+
+class Doorkeeper:
+    """Knows the keys, and asks the database again every moment."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._known: dict[str, tuple[float, tenants.Holder | None]] = {}
+        self._in_use: tuple[float, bool] = (float("-inf"), False)
+        self._asking = asyncio.Lock()
+
+    async def caller(self, request: Request) -> Caller:
+        """Who it is. Raises ApiError."""
+        if not await self._keys_in_use():
+            return _neighbour(request)
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise ApiError(401, f"There is no API key in the request: {_NEEDED}.", code="missing_api_key", headers=_ASK)
+        found = await self._holder(key)
+        if found is None:
+            raise ApiError(
+                401, f"The API key is not one of this server's, or was revoked: {_NEEDED}.", code="invalid_api_key",
+                headers=_ASK,
+            )  # fmt: skip
+        return Caller(found.tenant_id, found.key_id, found.is_admin)
+
+    async def _keys_in_use(self) -> bool:
+        read_at, in_use = self._in_use
+        if in_use or time.monotonic() - read_at < KNOWN_SECONDS:
+            return in_use  # once there was one there always was
+        async with self._asking:
+            if time.monotonic() - self._in_use[0] >= KNOWN_SECONDS:
+                self._in_use = (time.monotonic(), await tenants.any_key(self._db))
+        return self._in_use[1]
+
+    async def _holder(self, key: str) -> tenants.Holder | None:
+        read_at, found = self._known.get(key, (float("-inf"), None))
+        if time.monotonic() - read_at < KNOWN_SECONDS:
+            return found
+        if len(self._known) >= _KNOWN_AT_MOST:
+            self._known.clear()
+        found = await tenants.holder(self._db, key)
+        self._known[key] = (time.monotonic(), found)
+        return found
+
+
+_ASK: Final = {"WWW-Authenticate": "Bearer"}
+
+
+def _neighbour(request: Request) -> Caller:
+    host = request.client.host if request.client is not None else "localhost"  # None: a Unix socket
+    forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
+    if is_loopback(host) and not forwarded:
+        return Caller(DEFAULT_TENANT)
+    raise ApiError(
+        403,
+        "This server has no API keys yet, so it serves only its own machine. Make one there with "
+        f"`promptmill keys create NAME`, then {_NEEDED.partition(';')[0]}.",
+        code="no_api_keys",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Is this an address of one's own machine?"""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+async def _caller(request: Request) -> Caller:
+    keeper: Doorkeeper = request.state.doorkeeper
+    return await keeper.caller(request)
+
+
+#: A route's parameter of this type makes the route one for callers with a key.
+CallerIs = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,80 @@
+"""Request bodies: read up to a limit, and told apart from what only looks like JSON."""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from api.errors import ApiError, invalid
+from promptmill.kinds import lenient
+from promptmill.request import MAX_DEPTH, too_deep
+
+T = TypeVar("T")
+
+_VALUE: Final = msgspec.json.Decoder(Any)
+
+
+async def read(request: Request, limit_bytes: int) -> bytes:
+    """The whole body. Raises ApiError when it is larger than the limit, or ends too soon."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit_bytes:
+                raise too_large(limit_bytes)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise invalid("The body ended before it was complete.") from None
+    return b"".join(chunks)
+
+
+def too_large(limit_bytes: int, what: str = "body") -> ApiError:
+    """More than this server takes."""
+    return ApiError(
+        413, f"The {what} has more than {limit_bytes:,} bytes, which is what this server takes at most.",
+        code="request_too_large",
+    )  # fmt: skip
+
+
+async def decoded(request: Request, wanted: type[T], limit_bytes: int) -> T:
+    """The body as a value of this type (a msgspec struct). Raises ApiError, with the field, where it is not one."""
+    return decode(await read(request, limit_bytes), wanted)
+
+
+def decode(data: bytes, wanted: type[T]) -> T:
+    """The same, of bytes."""
+    check_json(data)
+    try:
+        value = msgspec.json.decode(data, type=wanted)
+    except msgspec.ValidationError as error:
+        found = lenient.mismatch(error, "the body")
+        raise invalid(f"{found.sentence}.", param=found.param or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"The body is not JSON: {error}.", code="invalid_json") from None
+    if b"\\u0000" in data and _has_nul(_VALUE.decode(data)):
+        raise invalid("A string in the body has a NUL character, which cannot be stored.")
+    return value
+
+
+def check_json(data: bytes) -> None:
+    """What would break a reader of JSON rather than be refused by it. Raises ApiError."""
+    if not data.strip():
+        raise invalid("The body is empty; send JSON.", code="invalid_json")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"The body is not UTF-8 (byte {error.start}).", code="invalid_json") from None
+    if too_deep(data):
+        raise invalid(f"The body nests lists and objects more than {MAX_DEPTH} deep.", code="invalid_json")
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(_has_nul(inner) for inner in value)

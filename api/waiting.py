@@ -1,0 +1,148 @@
+"""Those who wait for jobs to end: woken by hints, and by a look at the database now and then, since hints may be lost.
+
+One look serves all: what is asked for is collected, and read batch by batch.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+from promptmill.engine import Database
+from promptmill.hints import Hints, JobKey, Listener, Piece
+from promptmill.store import results
+from promptmill.store.results import Result
+
+#: Without a hint, an answer is found after this long.
+POLL_SECONDS: Final = 1.0
+#: Jobs that are read with one statement.
+_AT_ONCE: Final = 500
+
+
+class Waiting:
+    """One per process."""
+
+    def __init__(self, db: Database, hints: Hints) -> None:
+        self._db = db
+        self._hints = hints
+        self._results: dict[JobKey, set[asyncio.Future[Result]]] = defaultdict(set)
+        self._pieces: dict[JobKey, set[asyncio.Queue[Piece]]] = defaultdict(set)
+        self._batches: dict[int, set[asyncio.Event]] = defaultdict(set)
+        self._look_at: set[JobKey] = set()
+        self._look_at_all = False
+        self._something = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        """How many wait for the answers of jobs."""
+        return sum(len(futures) for futures in self._results.values())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """While it is entered, whoever waits is served."""
+        listener = Listener(finished=self._finished, piece=self._piece)
+        async with self._hints.listening(listener):
+            task = asyncio.create_task(self._serve(), name="promptmill-waiting")
+            try:
+                yield
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def result(self, key: JobKey) -> Result:
+        """The job's result, whenever it is there. Cancel it to wait no longer."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._results[key].add(future)
+        try:
+            return await future
+        finally:
+            self._results[key].discard(future)
+            if not self._results[key]:
+                del self._results[key]
+
+    def look(self, key: JobKey) -> None:
+        """It may be there already."""
+        self._look_at.add(key)
+        self._something.set()
+
+    @contextmanager
+    def pieces(self, key: JobKey) -> Iterator["asyncio.Queue[Piece]"]:
+        """The pieces of the job's answer, from now on."""
+        queue: asyncio.Queue[Piece] = asyncio.Queue()
+        self._pieces[key].add(queue)
+        try:
+            yield queue
+        finally:
+            self._pieces[key].discard(queue)
+            if not self._pieces[key]:
+                del self._pieces[key]
+
+    @contextmanager
+    def batch(self, batch_id: int) -> Iterator[asyncio.Event]:
+        """An event that is set whenever jobs of the batch have finished; clear it before looking."""
+        event = asyncio.Event()
+        self._batches[batch_id].add(event)
+        try:
+            yield event
+        finally:
+            self._batches[batch_id].discard(event)
+            if not self._batches[batch_id]:
+                del self._batches[batch_id]
+
+    def _finished(self, keys: Sequence[JobKey]) -> None:
+        if not keys:
+            self._look_at_all = True
+            self._something.set()
+            for events in self._batches.values():
+                for event in events:
+                    event.set()
+            return
+        if self._results:
+            wanted = [key for key in keys if key in self._results]
+            if wanted:
+                self._look_at.update(wanted)
+                self._something.set()
+        if self._batches:
+            for batch_id in {key[0] for key in keys}:
+                for event in self._batches.get(batch_id, ()):
+                    event.set()
+
+    def _piece(self, piece: Piece) -> None:
+        for queue in self._pieces.get(piece.job, ()):
+            queue.put_nowait(piece)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked_at = loop.time()
+        while True:
+            with suppress(TimeoutError):  # time for a look without a hint
+                async with asyncio.timeout(max(0.0, looked_at + POLL_SECONDS - loop.time())):
+                    await self._something.wait()
+            self._something.clear()
+            everything = self._look_at_all or loop.time() - looked_at >= POLL_SECONDS
+            if everything:
+                looked_at = loop.time()
+                self._look_at_all = False
+            keys = list(self._results) if everything else [key for key in self._look_at if key in self._results]
+            self._look_at.clear()
+            if keys:
+                await self._look(keys)
+
+    async def _look(self, keys: Sequence[JobKey]) -> None:
+        positions: dict[int, list[int]] = defaultdict(list)
+        for batch_id, position in keys:
+            positions[batch_id].append(position)
+        for batch_id, wanted in positions.items():
+            for start in range(0, len(wanted), _AT_ONCE):
+                try:
+                    found = await results.of_jobs(self._db, batch_id, wanted[start : start + _AT_ONCE])
+                except Exception:  # noqa: BLE001 - the database is away: the next look finds what this one did not
+                    self._look_at_all = True
+                    await asyncio.sleep(POLL_SECONDS)
+                    return
+                for result in found:
+                    for future in self._results.get((batch_id, result.position), ()):
+                        if not future.done():
+                            future.set_result(result)

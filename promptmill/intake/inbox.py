@@ -1,0 +1,265 @@
+"""Jobs that come singly, from hundreds of callers at once: collected for a moment and written in one transaction.
+
+Such jobs live in **inboxes**: batches that stay open, one for each tenant and priority, and that only their server
+adds to. A job of an inbox is a job like any other. An inbox is sealed after a while and a new one begun, so that it
+can end.
+"""
+
+import asyncio
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from promptmill.content import pack
+from promptmill.engine import Database
+from promptmill.errors import LineError
+from promptmill.hints import Hints, JobKey
+from promptmill.intake.checker import Checker
+from promptmill.intake.rows import JOB_COLUMNS, Row, job_row
+from promptmill.job import BatchState, job_public_id
+from promptmill.jsonl import Line
+from promptmill.request import Defaults, ParsedLine
+from promptmill.settings import Settings
+from promptmill.store import files
+from promptmill.store.batches import BatchRow, NewBatch, insert_batch, seal_batch
+from promptmill.tables import batch_lanes, batches, file_parts, held_requests, job_notes, jobs
+
+#: An inbox takes jobs for so long, or so many.
+INBOX_SECONDS: Final = 600.0
+INBOX_JOBS: Final = 20_000
+#: One transaction takes at most so many jobs, and so many bytes.
+JOBS_AT_ONCE: Final = 500
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+
+SOURCE: Final = "inbox"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One request to be made a job. `line` is an envelope with url and body (`request.Form.ENVELOPE`)."""
+
+    tenant_id: int
+    line: bytes
+    parsed: ParsedLine
+    lane_id: int
+    priority: int = 0
+    not_before: float | None = None
+    deadline: float | None = None
+    metadata: dict[str, str] | None = None
+    #: Somebody waits for it: what recognises the same request when it is sent again.
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that is in the database."""
+
+    key: JobKey
+    public_id: str
+    #: Of its row among held requests, where somebody waits for it.
+    held_id: int | None
+
+
+@dataclass(slots=True)
+class _Open:
+    batch: BatchRow
+    next_position: int
+    lanes: set[int] = dataclasses.field(default_factory=set)
+
+
+class Inbox:
+    """One per process. Many may wait in `submit` at once; they are written together."""
+
+    def __init__(
+        self, db: Database, settings: Settings, hints: Hints, *, holder: str, clock: Callable[[], float]
+    ) -> None:
+        """`holder` names this process among those who wait for answers."""
+        self._db = db
+        self._settings = settings
+        self._hints = hints
+        self._holder = holder
+        self._clock = clock
+        self._open: dict[tuple[int, int], _Open] = {}
+        self._waiting: list[tuple[Submission, asyncio.Future[Submitted]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._checkers: dict[int, Checker] = {}
+
+    async def checked(
+        self, tenant_id: int, line: bytes, *, allow_stream: bool = False
+    ) -> tuple[ParsedLine, int] | LineError:
+        """What the envelope asks for and the lane for it; or what is wrong with it."""
+        checker = self._checkers.get(tenant_id)
+        if checker is None:
+            checker = self._checkers[tenant_id] = Checker(
+                self._db, self._settings, Defaults(), file_id=0, tenant_id=tenant_id, created_at=self._clock()
+            )
+        one = Line(1, line)
+        parsed = checker.parsed(one, allow_stream=allow_stream)
+        if isinstance(parsed, LineError):
+            return parsed
+        lane_id = checker.known_lane(parsed) or await checker.lane(one, parsed)
+        return lane_id if isinstance(lane_id, LineError) else (parsed, lane_id)
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Write the job; returns when it is in the database. Raises what keeps the database from taking it.
+
+        A caller that is cancelled meanwhile does not take the others' jobs with it: its own may be written or not.
+        """
+        future: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append((submission, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_all(), name="promptmill-inbox")
+        return await future
+
+    async def aclose(self) -> None:
+        """Write what waits, and seal the inboxes: nobody else adds to them."""
+        if self._writer is not None:
+            await self._writer
+        for opened in self._open.values():
+            await seal_batch(self._db, batch_id=opened.batch.id, now=self._clock())
+        self._open.clear()
+
+    async def _write_all(self) -> None:
+        """The first caller's jobs are written at once; those that come meanwhile go together."""
+        try:
+            while self._waiting:
+                group = self._taken()
+                try:
+                    made = await self._write([submission for submission, _ in group])
+                except Exception as error:  # noqa: BLE001 - every caller is told; here there is nobody to tell
+                    self._open.clear()  # what is in memory may not be what was committed
+                    for _, future in group:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future), submitted in zip(group, made, strict=True):
+                    if not future.done():
+                        future.set_result(submitted)
+                await self._hints.work_arrived()
+        finally:
+            self._writer = None
+
+    def _taken(self) -> list[tuple[Submission, asyncio.Future[Submitted]]]:
+        size, count = 0, 0
+        for submission, _ in self._waiting[:JOBS_AT_ONCE]:
+            size += len(submission.line)
+            if count and size > BYTES_AT_ONCE:
+                break
+            count += 1
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    async def _write(self, group: Sequence[Submission]) -> list[Submitted]:
+        now = self._clock()
+        async with self._db.write() as connection:
+            made: dict[int, Submitted] = {}
+            held: list[dict[str, object]] = []
+            rows = _Rows()
+            by_inbox: dict[tuple[int, int], list[int]] = defaultdict(list)
+            for index, submission in enumerate(group):
+                by_inbox[submission.tenant_id, submission.priority].append(index)
+            inboxes = [(await self._inbox(connection, *place, now), theirs) for place, theirs in by_inbox.items()]
+            for opened, indexes in sorted(
+                inboxes, key=lambda pair: pair[0].batch.id
+            ):  # batches are locked in one order
+                first = await _positions(connection, opened, len(indexes))
+                for position, index in enumerate(indexes, first):
+                    submission = group[index]
+                    rows.add(submission, opened, position, now)
+                    key = (opened.batch.id, position)
+                    made[index] = Submitted(key, job_public_id(opened.batch.public_id, position), None)
+                    if submission.fingerprint is not None:
+                        held.append(self._held(submission, key, now))
+                await self._use_lanes(connection, opened, {group[index].lane_id for index in indexes})
+            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows.parts)
+            await self._db.insert(connection, jobs, JOB_COLUMNS, rows.jobs)
+            if rows.notes:
+                await connection.execute(sa.insert(job_notes), rows.notes)
+            held_ids = await _hold(connection, held)
+        return [dataclasses.replace(made[index], held_id=held_ids.get(made[index].key)) for index in range(len(group))]
+
+    def _held(self, submission: Submission, key: JobKey, now: float) -> dict[str, object]:
+        return {
+            "tenant_id": submission.tenant_id, "fingerprint": submission.fingerprint, "batch_id": key[0],
+            "position": key[1], "holder": self._holder, "created_at": now,
+        }  # fmt: skip
+
+    async def _inbox(self, connection: AsyncConnection, tenant_id: int, priority: int, now: float) -> _Open:
+        opened = self._open.get((tenant_id, priority))
+        if opened is not None:
+            if opened.next_position < INBOX_JOBS and now - opened.batch.created_at < INBOX_SECONDS:
+                return opened
+            await seal_batch(self._db, batch_id=opened.batch.id, now=now, connection=connection)
+        file_id = await files.insert_file(connection, filename=SOURCE, purpose="_inbox", tenant_id=tenant_id, now=now)
+        new = NewBatch(
+            file_id=file_id, source=SOURCE, defaults=Defaults().to_json(), priority=priority, tenant_id=tenant_id,
+            is_open=True, is_inbox=True, max_attempts=self._settings.max_attempts,
+        )  # fmt: skip
+        batch = await insert_batch(connection, new, state=BatchState.IN_PROGRESS, now=now)
+        opened = self._open[tenant_id, priority] = _Open(batch, 0)
+        return opened
+
+    async def _use_lanes(self, connection: AsyncConnection, opened: _Open, lane_ids: set[int]) -> None:
+        fresh = sorted(lane_ids - opened.lanes)
+        if fresh:
+            rows = [{"batch_id": opened.batch.id, "lane_id": lane_id, "total": 0} for lane_id in fresh]
+            await connection.execute(sa.insert(batch_lanes), rows)
+            opened.lanes.update(fresh)
+
+
+def _lock_order(pair: tuple[_Open, list[int]]) -> int:
+    """Everybody locks batches in the order of their ids, so nobody waits for each other in a ring."""
+    return pair[0].batch.id
+
+
+class _Rows:
+    """The rows of one transaction."""
+
+    def __init__(self) -> None:
+        self.parts: list[Row] = []
+        self.jobs: list[Row] = []
+        self.notes: list[dict[str, object]] = []
+
+    def add(self, submission: Submission, opened: _Open, position: int, now: float) -> None:
+        batch, parsed = opened.batch, submission.parsed
+        self.parts.append(
+            (batch.file_id, position, position + 1, parsed.custom_id, parsed.form.value, *pack(submission.line))
+        )
+        self.jobs.append(
+            job_row(
+                parsed, batch_id=batch.id, position=position, lane_id=submission.lane_id, file_id=batch.file_id,
+                part=position, now=now, not_before=submission.not_before, deadline=submission.deadline,
+            )
+        )  # fmt: skip
+        if submission.metadata:
+            noted = msgspec.json.encode(submission.metadata).decode()
+            self.notes.append({"batch_id": batch.id, "position": position, "metadata": noted})
+
+
+async def _positions(connection: AsyncConnection, opened: _Open, count: int) -> int:
+    """Take so many positions; returns the first. The batch's total is what says which are taken."""
+    statement = (
+        sa.update(batches)
+        .where(batches.c.id == opened.batch.id)
+        .values(total=batches.c.total + count)
+        .returning(batches.c.total)
+    )
+    after = int((await connection.execute(statement)).scalar_one())
+    opened.next_position = after
+    return after - count
+
+
+async def _hold(connection: AsyncConnection, held: list[dict[str, object]]) -> dict[JobKey, int]:
+    if not held:
+        return {}
+    statement = sa.insert(held_requests).returning(
+        held_requests.c.id, held_requests.c.batch_id, held_requests.c.position
+    )
+    rows = await connection.execute(statement, held)
+    return {(batch_id, position): held_id for held_id, batch_id, position in rows}
