@@ -1,5 +1,6 @@
 """The HTTP door: `uvicorn api.app:create_app --factory`. Puts the parts together; nothing happens at import."""
 
+import asyncio
 import os
 import secrets
 import socket
@@ -8,14 +9,37 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import health, openapi
+from api import (
+    batch_jobs,
+    batches,
+    events,
+    files,
+    gateway,
+    health,
+    jobs,
+    metrics,
+    models,
+    openapi,
+    together_files,
+    together_parts,
+    uploads,
+)
+from api.admitter import Admitter
 from api.auth import Doorkeeper
+from api.bell import Bell
+from api.closing import heard
 from api.door import Door, handle
 from api.errors import ApiError
+from api.held import HeldBook
+from api.housekeeping import kept
+from api.lanes import LaneBook
+from api.metrics import Meter, Traffic
+from api.rendered import Rendered
 from api.state import House
 from api.waiting import Waiting
 from promptmill.engine import Database
@@ -33,24 +57,31 @@ def create_app(settings: Settings | None = None, *, db: Database | None = None, 
     """
     chosen = load(os.environ) if settings is None else settings
 
+    traffic = Traffic()
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """What it yields is the `state` of every request."""
         async with AsyncExitStack() as stack:
-            house = await _furnished(stack, chosen, db, hints)
+            house = await _furnished(stack, chosen, db, hints, traffic)
             yield {"house": house, "settings": chosen, "db": house.db, "doorkeeper": house.doorkeeper}
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
-    for router in (health.router,):
-        app.include_router(router)
+    for part in (
+        health, metrics, jobs, models, gateway, batches, batch_jobs, events,
+        files, together_files, together_parts, uploads,
+    ):  # fmt: skip
+        app.include_router(part.router)
     for kind in (ApiError, PromptmillError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Door, max_open_requests=chosen.max_open_requests)
+    app.add_middleware(Door, max_open_requests=chosen.max_open_requests, observe=traffic.observe)
     openapi.describe(app)
     return app
 
 
-async def _furnished(stack: AsyncExitStack, settings: Settings, db: Database | None, hints: Hints | None) -> House:
+async def _furnished(
+    stack: AsyncExitStack, settings: Settings, db: Database | None, hints: Hints | None, traffic: Traffic
+) -> House:
     clock = time.time
     if db is None:
         db = Database(settings.database_url)
@@ -58,12 +89,24 @@ async def _furnished(stack: AsyncExitStack, settings: Settings, db: Database | N
     if hints is None:
         hints = RedisHints(settings.redis_url) if settings.redis_url else LocalHints()
         stack.push_async_callback(hints.aclose)
+    http = await stack.enter_async_context(httpx.AsyncClient())
+    closing = asyncio.Event()
+    stack.enter_context(heard(closing))
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     waiting = Waiting(db, hints)
     await stack.enter_async_context(waiting.running())
-    inbox = Inbox(db, settings, hints, holder=holder, clock=clock)
+    bell = Bell(hints, settings.redis_url)
+    stack.push_async_callback(bell.aclose)
+    inbox = Inbox(db, settings, ring=bell.ring, holder=holder, clock=clock)
     stack.push_async_callback(inbox.aclose)
-    return House(
-        settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=Doorkeeper(db), holder=holder,
-        clock=clock,
+    admitter = Admitter(db, settings, ring=bell.ring, holder=holder, clock=clock)
+    await stack.enter_async_context(admitter.running())
+    rendered = Rendered(db)
+    stack.push_async_callback(rendered.aclose)
+    house = House(
+        settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=Doorkeeper(db), bell=bell,
+        held=HeldBook(db, holder), lanes=LaneBook(db), admitter=admitter, rendered=rendered, http=http, traffic=traffic,
+        meter=Meter(), closing=closing, holder=holder, clock=clock,
     )  # fmt: skip
+    await stack.enter_async_context(kept(house))
+    return house

@@ -11,6 +11,9 @@ from promptmill.request import MAX_DEPTH, too_deep
 
 T = TypeVar("T")
 
+#: A field of a form that is no file.
+FIELD_BYTES: Final = 1024 * 1024
+
 _VALUE: Final = msgspec.json.Decoder(Any)
 
 

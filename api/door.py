@@ -150,7 +150,10 @@ def _from_http(error: HTTPException) -> ApiError:
     return ApiError(error.status_code, str(error.detail), headers=error.headers or {})
 
 
-def _away(_: Exception) -> ApiError:
+def _away(error: Exception) -> ApiError:
+    words = str(getattr(error, "orig", "")).lower()
+    if "no such table" in words or "does not exist" in words:
+        return ApiError(503, "The database has no promptmill tables; run: promptmill migrate.", code="no_tables")
     return ApiError(
         503, "The database is away; the request was not taken. Try again in a moment.", code="database_unavailable",
         headers={"Retry-After": "2"},
@@ -169,6 +172,7 @@ _MEANINGS: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     OSError: _away,
     sa.exc.InterfaceError: _away,
     sa.exc.OperationalError: _away,
+    sa.exc.ProgrammingError: _away,
     sa.exc.TimeoutError: _away,
 }
 

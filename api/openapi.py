@@ -30,6 +30,7 @@ _ERROR: Final = {
 _WORDS: Final = {
     400: "The request is wrong; the message says what to change.",
     401: "There is no API key in the request, or not one of this server's.",
+    402: "The upstream wants to be paid first.",
     403: "Without keys the server serves only its own machine; with keys, some paths need an admin's.",
     404: "There is no such thing, or it is another tenant's.",
     405: "Not with this method.",

@@ -1,17 +1,27 @@
 """What every request finds in `request.state`, put there by the application's lifespan."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import httpx
 from fastapi import Depends, Request
 
+from api.admitter import Admitter
 from api.auth import Doorkeeper
+from api.bell import Bell
+from api.held import HeldBook
+from api.lanes import LaneBook
+from api.rendered import Rendered
 from api.waiting import Waiting
 from promptmill.engine import Database
 from promptmill.hints import Hints
 from promptmill.intake.inbox import Inbox
 from promptmill.settings import Settings
+
+if TYPE_CHECKING:
+    from api.metrics import Meter, Traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +34,24 @@ class House:
     inbox: Inbox
     waiting: Waiting
     doorkeeper: Doorkeeper
+    admitter: Admitter
+    rendered: Rendered
+    bell: Bell
+    held: HeldBook
+    lanes: LaneBook
+    traffic: "Traffic"
+    meter: "Meter"
+    #: For what is asked of upstreams beside jobs.
+    http: httpx.AsyncClient
+    #: Set when the server is to stop.
+    closing: asyncio.Event
     #: This process among others that hold requests or read batches in.
     holder: str
     clock: Callable[[], float]
+
+    async def ring(self) -> None:
+        """There may be ready jobs."""
+        await self.bell.ring()
 
 
 def _house(request: Request) -> House:

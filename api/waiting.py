@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
+import sqlalchemy as sa
+
 from promptmill.engine import Database
 from promptmill.hints import Hints, JobKey, Listener, Piece
 from promptmill.store import results
@@ -18,6 +20,8 @@ from promptmill.store.results import Result
 POLL_SECONDS: Final = 1.0
 #: Jobs that are read with one statement.
 _AT_ONCE: Final = 500
+#: A job may be finished before the one who submitted it has begun to wait: so many are remembered.
+_RECENT_AT_MOST: Final = 2_000
 
 
 class Waiting:
@@ -30,7 +34,9 @@ class Waiting:
         self._pieces: dict[JobKey, set[asyncio.Queue[Piece]]] = defaultdict(set)
         self._batches: dict[int, set[asyncio.Event]] = defaultdict(set)
         self._look_at: set[JobKey] = set()
+        self._recent: dict[JobKey, None] = {}  # finished a moment ago, the oldest first
         self._look_at_all = False
+        self._stopping = False
         self._something = asyncio.Event()
 
     @property
@@ -47,20 +53,30 @@ class Waiting:
             try:
                 yield
             finally:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                self._stopping = True  # never cancelled: it may be speaking to the database
+                self._something.set()
+                await task
 
     async def result(self, key: JobKey) -> Result:
         """The job's result, whenever it is there. Cancel it to wait no longer."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._results[key].add(future)
+        if key in self._recent:
+            self.look(key)  # it was finished before we listened
         try:
             return await future
         finally:
             self._results[key].discard(future)
             if not self._results[key]:
                 del self._results[key]
+
+    async def within(self, key: JobKey, seconds: float) -> Result | None:
+        """The job's result, or None when it takes longer than this."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.result(key)
+        except TimeoutError:
+            return None
 
     def look(self, key: JobKey) -> None:
         """It may be there already."""
@@ -99,6 +115,9 @@ class Waiting:
                 for event in events:
                     event.set()
             return
+        self._recent.update(dict.fromkeys(keys))
+        while len(self._recent) > _RECENT_AT_MOST:
+            del self._recent[next(iter(self._recent))]
         if self._results:
             wanted = [key for key in keys if key in self._results]
             if wanted:
@@ -116,7 +135,7 @@ class Waiting:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         looked_at = loop.time()
-        while True:
+        while not self._stopping:
             with suppress(TimeoutError):  # time for a look without a hint
                 async with asyncio.timeout(max(0.0, looked_at + POLL_SECONDS - loop.time())):
                     await self._something.wait()
@@ -138,10 +157,8 @@ class Waiting:
             for start in range(0, len(wanted), _AT_ONCE):
                 try:
                     found = await results.of_jobs(self._db, batch_id, wanted[start : start + _AT_ONCE])
-                except Exception:  # noqa: BLE001 - the database is away: the next look finds what this one did not
-                    self._look_at_all = True
-                    await asyncio.sleep(POLL_SECONDS)
-                    return
+                except (OSError, sa.exc.SQLAlchemyError):
+                    return  # the database is away: the next look, in a moment, is for all of them
                 for result in found:
                     for future in self._results.get((batch_id, result.position), ()):
                         if not future.done():

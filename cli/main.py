@@ -16,6 +16,8 @@ from promptmill.errors import InputError, PromptmillError
 #: Command → (module, function, what it does). `--help` shows them in this order.
 COMMANDS: Final = {
     "run": ("cli.run", "run", "Work a file of prompts through an endpoint; again to resume."),
+    "serve": ("cli.serve", "serve", "The HTTP API and a worker in one process."),
+    "keys": ("cli.keys", "keys", "Make, list and revoke API keys."),
     "status": ("cli.status", "status", "Show the batches, or one of them in detail."),
     "results": ("cli.results", "results", "Write results as JSONL, CSV or Parquet, media as files."),
     "simulate": ("cli.simulate.command", "simulate", "An OpenAI/Together-shaped endpoint to rehearse against."),
@@ -46,6 +48,8 @@ class Commands(TyperGroup):
             return None
         module, function, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), function)
+        if isinstance(command, typer.Typer):
+            return typer.main.get_command(command)
         alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         alone.command(cmd_name, context_settings=getattr(command, "context_settings", None))(command)
         return typer.main.get_command(alone)

@@ -1,4 +1,5 @@
-"""The only file that knows PostgreSQL from SQLite: connections, transactions, bulk inserts, lists as parameters.
+"""The only file that knows PostgreSQL from SQLite: connections, transactions, bulk inserts, sums, lists as
+parameters.
 
 SQLite runs in WAL mode with one writer: `write()` takes the write lock when it begins, so that a transaction never
 fails half way because another one got there first. PostgreSQL runs READ COMMITTED; rows that are about to be moved are
@@ -127,6 +128,23 @@ class Database:
                 "SELECT 1"
             )  # the transaction begins with the first statement, not with COPY
         await driver.copy_records_to_table(table.name, records=rows, columns=list(columns))
+
+    async def add_up(self, connection: AsyncConnection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows of all columns to running sums: a row that is there, by its primary key, grows by the other columns.
+
+        Row by row in the order given, so that the caller decides in which order they are locked.
+        """
+        if not rows:
+            return
+        names = table.columns.keys()
+        marks = ["?" if self.is_sqlite else f"${number}" for number in range(1, len(names) + 1)]
+        keys = table.primary_key.columns.keys()
+        grown = [f"{name} = {table.name}.{name} + excluded.{name}" for name in names if name not in keys]
+        await connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join(marks)}) "  # noqa: S608 - names are ours
+            f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {', '.join(grown)}",
+            list(rows),
+        )
 
 
 def _server_settings(transaction_idle_seconds: float | None) -> dict[str, str]:

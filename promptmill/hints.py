@@ -15,9 +15,11 @@ JobKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a job's answer that is still coming: those from `offset` on. The whole is the job's result later."""
+    """Bytes of a job's answer that is still coming: those from `offset` on. The whole is the job's result later, where
+    `epoch` is the attempt that brought it; what another attempt said before it is part of nothing."""
 
     job: JobKey
+    epoch: int
     offset: int
     data: bytes
     content_type: str

@@ -61,7 +61,7 @@ class BatchState(StrEnum):
     """Where a batch is; the names are those of OpenAI's batch object, and mean the same."""
 
     #: Its input is being read and checked. None of its jobs may be claimed. If intake dies, the batch stays
-    #: here and the next intake of the same input starts over.
+    #: here and the next intake of the same input starts over; one of the HTTP door's is taken over by any API process.
     VALIDATING = "validating"
     #: The input was wrong; nothing was sent.
     FAILED = "failed"
@@ -70,9 +70,9 @@ class BatchState(StrEnum):
     #: Somebody asked to stop; running calls are ending.
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
-    #: The completion window closed first.
+    #: Every job is finished, and the completion window closed before some of them were answered.
     EXPIRED = "expired"
-    #: Every job is finished.
+    #: Every job is finished, and no more can be added.
     COMPLETED = "completed"
 
 
@@ -98,3 +98,12 @@ def job_public_id(batch_public_id: str, position: int) -> str:
     'job_4f1c-17'
     """
     return f"job_{batch_public_id.removeprefix('batch_')}-{position}"
+
+
+def answer_file_id(batch_public_id: str, position: int) -> str:
+    """What a job's answer is called as a file, where it is audio or a picture.
+
+    >>> answer_file_id("batch_4f1c", 17)
+    'file-4f1c-17'
+    """
+    return f"file-{batch_public_id.removeprefix('batch_')}-{position}"

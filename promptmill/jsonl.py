@@ -67,64 +67,89 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     too_long: bool = False
 
 
-def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
-    """The lines of a stream, however it is cut into chunks.
+class LineCutter:
+    """Cuts into lines what is fed to it, however that is cut into chunks.
 
-    No more than one chunk and one line are held. A line that has more than `max_line_bytes`, its terminator and the
-    blank lines around it counted in, comes out `too_long`; so does a blank line longer than that. An input with
-    nothing but blank lines otherwise has no lines.
+    It holds no more than one line and the blank lines after it. A line that has more than `max_line_bytes`, its
+    terminator and the blank lines around it counted in, comes out `too_long`; so does a blank line longer than that.
+    An input with nothing but blank lines otherwise has no lines.
     """
-    begun = 0  # the number of the line that is held; 0 before the first
-    held = b""
-    blanks: list[bytes] = []
-    blank_bytes = 0
-    for number, data in enumerate(_physical_lines(chunks, max_line_bytes), 1):
-        # The first comparison answers for almost every line. What is too long may be cut before its content begins.
-        if (
-            (data[0] > 0x20 and number > 1)  # noqa: PLR2004 - a space
-            or data.removeprefix(BOM).strip(BLANK)
-            or len(data) > max_line_bytes
-        ):
-            if begun:
-                yield _line(begun, b"".join((held, *blanks)) if blanks else held, max_line_bytes)
-                held = data
-            else:
-                held = b"".join((*blanks, data))
-            begun = number
-            if blanks:
-                blanks, blank_bytes = [], 0
-        elif blank_bytes <= max_line_bytes:
-            blanks.append(data)
-            blank_bytes += len(data)
-    if begun:
-        yield _line(begun, b"".join((held, *blanks)), max_line_bytes)
+
+    def __init__(self, max_line_bytes: int) -> None:
+        #: Physical lines that have ended, and how long the one is, so far, that has not.
+        self.ended_lines = 0
+        self.open_bytes = 0
+        self._most = max_line_bytes
+        self._open: list[bytes] = []  # no more than its first `_most` + 1 bytes
+        self._begun = 0  # the number of the line that is held; 0 before the first
+        self._held = b""
+        self._blanks: list[bytes] = []
+        self._blank_bytes = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """The lines that are now known to be whole. Take them all before the next chunk."""
+        buffer = io.BytesIO(chunk)
+        while lines := buffer.readlines(CHUNK_BYTES):  # a decompressed chunk may be large, and all newlines
+            joined = b""
+            if self._open:
+                first = lines.pop(0)
+                self._open.append(first[: max(0, self._most + 1 - self.open_bytes)])
+                self.open_bytes += len(first)
+                if not first.endswith(b"\n"):
+                    continue
+                joined = b"".join(self._open)
+                self._open, self.open_bytes = [], 0
+            if lines and not lines[-1].endswith(b"\n"):
+                self._open = [lines.pop()]
+                self.open_bytes = len(self._open[0])
+            if joined:
+                lines.insert(0, joined)
+            yield from self._lines(lines)
+
+    def end(self) -> Iterator[Line]:
+        """What is left when nothing more comes."""
+        if self._open:
+            last = b"".join(self._open)
+            self._open, self.open_bytes = [], 0
+            yield from self._lines([last])
+        if self._begun:
+            yield _line(self._begun, b"".join((self._held, *self._blanks)), self._most)
+            self._begun, self._held, self._blanks = 0, b"", []
+
+    def _lines(self, physical: list[bytes]) -> Iterator[Line]:
+        """Of lines with their terminators, those that are not blank, each with the blank ones that follow it."""
+        most, begun, held, blanks = self._most, self._begun, self._held, self._blanks
+        number = self.ended_lines
+        for data in physical:
+            number += 1
+            # The first comparison answers for almost every line. What is too long may be cut before its content begins.
+            if (
+                (data[0] > 0x20 and number > 1)  # noqa: PLR2004 - a space
+                or data.removeprefix(BOM).strip(BLANK)
+                or len(data) > most
+            ):
+                if begun:
+                    yield _line(begun, b"".join((held, *blanks)) if blanks else held, most)
+                    held = data
+                else:
+                    held = b"".join((*blanks, data))
+                begun = number
+                if blanks:
+                    blanks, self._blank_bytes = [], 0
+            elif self._blank_bytes <= most:
+                blanks.append(data)
+                self._blank_bytes += len(data)
+        self.ended_lines, self._begun, self._held, self._blanks = number, begun, held, blanks
+
+
+def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
+    """The lines of a stream, as LineCutter cuts them; no more than one chunk and one line are held."""
+    cutter = LineCutter(max_line_bytes)
+    return chain.from_iterable(chain(map(cutter.feed, chunks), (cutter.end(),)))
 
 
 def _line(number: int, data: bytes, most: int) -> Line:
     return Line(number, data) if len(data) <= most else Line(number, data[:most], too_long=True)
-
-
-def _physical_lines(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
-    """Lines with their terminators; of one that spans chunks, no more than its first `most` + 1 bytes."""
-    parts: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        buffer = io.BytesIO(chunk)
-        while lines := buffer.readlines(CHUNK_BYTES):  # a decompressed chunk may be large, and all newlines
-            if parts:
-                first = lines.pop(0)
-                parts.append(first[: max(0, most + 1 - size)])
-                size += len(first)
-                if not first.endswith(b"\n"):
-                    continue
-                yield b"".join(parts)
-                parts = []
-            if lines and not lines[-1].endswith(b"\n"):
-                parts = [lines.pop()]
-                size = len(parts[0])
-            yield from lines
-    if parts:
-        yield b"".join(parts)
 
 
 @contextmanager

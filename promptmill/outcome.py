@@ -4,8 +4,10 @@
 What to do about it is decided in `worker/retry.py`; how it was recognised is in `worker/judge.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Reason(StrEnum):
@@ -38,6 +40,7 @@ class Reason(StrEnum):
     BODY_INVALID = "body_invalid"  # JSON, but not an answer of this kind (no choices, no data, empty)
     BODY_TOO_LARGE = "body_too_large"
     PROTOCOL_ERROR = "protocol_error"  # not HTTP
+    STREAM_BROKEN = "stream_broken"  # whatever it was, after its caller had seen a part: another answer would not fit
     # It never left.
     BAD_REQUEST = "bad_request"  # the job cannot be turned into a request (its file is gone, …)
     STOPPED = "stopped"  # a shutdown or a halted lane; the attempt is given back
@@ -94,15 +97,23 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def _no_headers() -> Mapping[str, str]:
+    return _NONE
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The upstream's answer, kept as it came."""
+    """The upstream's answer, kept as it came. `headers` are those that a caller who waits is to see."""
 
     status: int
     content_type: str
     body: bytes
     usage: Usage = field(default_factory=Usage)
     request_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,8 @@ class Failure:
     """An attempt that brought no answer.
 
     `message` is one sentence for people: the upstream's own words where it had any. `status`, `content_type` and
-    `body` are the upstream's answer, where there was one. `retry_after_seconds` is what it asked us to wait.
+    `body` are the upstream's answer, where there was one, and `headers` those that a caller who waits is to see.
+    `retry_after_seconds` is what it asked us to wait.
     """
 
     reason: Reason
@@ -120,6 +132,7 @@ class Failure:
     body: bytes = b""
     retry_after_seconds: float | None = None
     request_id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
 
     @property
     def retriable(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from promptmill.job import State
+from promptmill.job import State, answer_file_id
 from promptmill.kinds import lenient
 from promptmill.store.results import Result
 
@@ -47,12 +47,12 @@ def result_line(result: Result, batch_public_id: str) -> bytes:
         response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (
             status or 200,
             msgspec.json.encode(result.request_id or ""),  # a string in OpenAI's shape, also where there is none
-            _described(result) if embedded is None else embedded,
+            _described(result, batch_public_id) if embedded is None else embedded,
         )
         if embedded is None and result.state is not State.SUCCEEDED:
-            error = _error(result, with_answer=False)
+            error = _error(result, batch_public_id, with_answer=False)
     else:
-        error = _error(result, with_answer=True)
+        error = _error(result, batch_public_id, with_answer=True)
     batch = batch_public_id.removeprefix("batch_").encode()
     return line % (batch, result.position, msgspec.json.encode(name_of(result)), response, error)
 
@@ -129,16 +129,19 @@ def _charset(content_type: str) -> str:
     return _CHARSETS.get(found[1], "utf-8") if found else "utf-8"
 
 
-def _described(result: Result) -> bytes:
-    """An answer that is not JSON, as a JSON value."""
+def _described(result: Result, batch_public_id: str) -> bytes:
+    """An answer that is not JSON, as a JSON value; by its `file_id` the HTTP door gives it as bytes."""
     text = plain_text_of(result)
     if text is not None:
         return msgspec.json.encode(text)
     data = base64.b64encode(result.body).decode("ascii")
-    return msgspec.json.encode({"content_type": result.content_type, "encoding": "base64", "data": data})
+    file_id = answer_file_id(batch_public_id, result.position)
+    return msgspec.json.encode(
+        {"content_type": result.content_type, "encoding": "base64", "data": data, "file_id": file_id}
+    )
 
 
-def _error(result: Result, *, with_answer: bool) -> bytes:
+def _error(result: Result, batch_public_id: str, *, with_answer: bool) -> bytes:
     code, message = _NEVER_RUN.get(result.state, (result.state.value, ""))
     members = [
         b'"code":' + msgspec.json.encode(result.error_code or code),
@@ -148,5 +151,5 @@ def _error(result: Result, *, with_answer: bool) -> bytes:
         members.append(b'"status_code":%d' % result.status_code)
         if result.body:
             embedded = json_of(result)
-            members.append(b'"body":' + (_described(result) if embedded is None else embedded))
+            members.append(b'"body":' + (_described(result, batch_public_id) if embedded is None else embedded))
     return b"{" + b",".join(members) + b"}"

@@ -104,6 +104,7 @@ uploads = sa.Table(
     sa.Column("status", sa.Text, nullable=False),  # pending, completed, cancelled
     sa.Column("bytes", sa.BigInteger, nullable=False),  # as announced
     sa.Column("mime_type", sa.Text),
+    sa.Column("checksum", sa.Text),  # SHA-256 in hex, as announced
     sa.Column("created_at", Seconds, nullable=False),
     sa.Column("expires_at", Seconds, nullable=False),
 )
@@ -344,13 +345,14 @@ lane_latencies = sa.Table(
     sa.Column("calls", sa.BigInteger, nullable=False),
 )
 
-#: What a producer noted on a job that it submitted by itself.
+#: What is known of a job that was submitted by itself, and that its batch cannot tell.
 job_notes = sa.Table(
     PREFIX + "job_notes",
     metadata,
     sa.Column("batch_id", Id, primary_key=True, autoincrement=False),
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("metadata", sa.Text, nullable=False),  # JSON
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("metadata", sa.Text),  # JSON
 )
 
 #: A request that may be sent again: the key it came with, what it said, and what it made.

@@ -4,7 +4,7 @@ Whatever goes wrong on the way is the outcome's value; nothing is raised but can
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import httpx
@@ -13,15 +13,20 @@ import sqlalchemy as sa
 from promptmill import data_uri
 from promptmill.engine import Database
 from promptmill.errors import UsageError
+from promptmill.hints import Hints, LocalHints
 from promptmill.kinds import KINDS, Kind
 from promptmill.outcome import Failure, Outcome, Reason
+from promptmill.priority import INTERACTIVE
 from promptmill.request import Defaults, Form, Request, render
 from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import files
 from promptmill.store.claims import Claimed
 from promptmill.tables import attachments, batches
+from promptmill.tables import files as file_rows
+from worker.callers import headers_for_caller
 from worker.judge import Expectation, judge
-from worker.upstream import Upstream, UpstreamSettings
+from worker.streaming import streamed, wants_stream
+from worker.upstream import Reply, Upstream, UpstreamSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,12 @@ class BatchContext:
     defaults: Defaults
     max_attempts: int
     file_id: int
+    priority: int
+
+    @property
+    def interactive(self) -> bool:
+        """Does somebody wait for each answer?"""
+        return self.priority >= INTERACTIVE
 
 
 class BatchContexts:
@@ -45,27 +56,30 @@ class BatchContexts:
         missing = batch_ids - self._known.keys()
         if not missing:
             return
-        statement = sa.select(batches.c.id, batches.c.defaults, batches.c.max_attempts, batches.c.file_id)
+        statement = sa.select(
+            batches.c.id, batches.c.defaults, batches.c.max_attempts, batches.c.file_id, batches.c.priority
+        )
         async with self._db.read() as connection:
             rows = await connection.execute(statement.where(self._db.any_of(batches.c.id, missing)))
-            for batch_id, defaults, max_attempts, file_id in rows:
-                self._known[batch_id] = BatchContext(Defaults.from_json(defaults), max_attempts, file_id)
+            for batch_id, defaults, max_attempts, file_id, priority in rows:
+                self._known[batch_id] = BatchContext(Defaults.from_json(defaults), max_attempts, file_id, priority)
 
     def __getitem__(self, batch_id: int) -> BatchContext:
         """The context of a batch that was loaded."""
         return self._known[batch_id]
 
     async def attached(self, file_id: int, name: str) -> tuple[str, bytes] | None:
-        """(name, content) of a file that a line names; None when it was not kept."""
+        """(filename, content) of a file that a line names; None when it was not kept."""
+        kept = sa.select(attachments.c.attached_id)
+        kept = kept.where(attachments.c.file_id == file_id, attachments.c.name == name)
+        statement = sa.select(file_rows.c.id, file_rows.c.filename).where(
+            sa.or_(file_rows.c.id == kept.scalar_subquery(), file_rows.c.public_id == name)
+        )
         async with self._db.read() as connection:
-            statement = sa.select(attachments.c.attached_id)
-            statement = statement.where(attachments.c.file_id == file_id, attachments.c.name == name)
-            attached_id = (await connection.execute(statement)).scalar()
-        if attached_id is None:
-            attached_id = await files.find(self._db, name)
-        if attached_id is None:
+            found = (await connection.execute(statement.order_by(file_rows.c.id).limit(1))).one_or_none()
+        if found is None:
             return None
-        return name, b"".join([slice_ async for slice_ in files.content(self._db, attached_id)])
+        return found.filename, b"".join([slice_ async for slice_ in files.content(self._db, found.id)])
 
 
 class CallInHand(Protocol):
@@ -78,8 +92,9 @@ class CallInHand(Protocol):
 class Desk:
     """Sends requests to the upstreams of the settings and judges what comes back."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float], hints: Hints | None = None) -> None:
         self._clock = clock
+        self._hints = hints or LocalHints()
         self._upstreams: dict[str, Upstream] = {}
         self._by_name: Mapping[str, UpstreamConfig] = {config.name: config for config in settings.upstreams}
 
@@ -114,7 +129,7 @@ class Desk:
         job = call.job
         context = contexts[job.batch_id]
         try:
-            request = render(job.line, Form(job.form), context.defaults)
+            request = render(job.line, Form(job.form) if job.form else None, context.defaults)
         except UsageError as error:
             return Failure(Reason.BAD_REQUEST, str(error))
         kind = KINDS[request.kind]
@@ -126,10 +141,20 @@ class Desk:
         )
         if isinstance(sending, Failure):
             return sending
-        call.started_at = self._clock()
-        reply = await upstream.send(sending)
         expects = Expectation(json=not kind.answers_binary(request.body), valid=kind.valid, usage=kind.usage)
-        return judge(reply, expects=expects, now=self._clock())
+        call.started_at = self._clock()
+        if wants_stream(request.body):
+            outcome, headers = await streamed(
+                upstream, sending, job=(job.batch_id, job.position), epoch=job.epoch, hints=self._hints,
+                expects=expects, clock=self._clock,
+            )  # fmt: skip
+        else:
+            reply = await upstream.send(sending)
+            headers = reply.headers if isinstance(reply, Reply) else None
+            outcome = judge(reply, expects=expects, now=self._clock())
+        if context.interactive and headers is not None:
+            return replace(outcome, headers=headers_for_caller(headers))
+        return outcome
 
     async def _multipart(
         self, upstream: Upstream, kind: Kind, request: Request, job: Claimed, contexts: BatchContexts

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from promptmill.job import State
-from promptmill.outcome import Answer, Failure, Outcome, Reason
+from promptmill.outcome import LANE_FAULTS, Answer, Failure, Outcome, Reason
 from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
@@ -29,6 +29,7 @@ class Call:
     started_at: float | None = None  # when the request went out; None: it did not
     task: "asyncio.Task[None] | None" = None
     released: bool = False  # its place in its lane is free
+    settled: bool = False  # it has its ending; the probes may go on learning from it
 
 
 @dataclass(slots=True)
@@ -134,6 +135,8 @@ class Calls:
         lane.ended(
             outcome, started_at=call.started_at, reserved_tokens=call.reserved_tokens, now=self._clock(), rng=self._rng
         )
+        if self._is_waited_for(call) and isinstance(outcome, Failure) and outcome.reason in LANE_FAULTS:
+            self._end(call, State.FAILED, outcome, job.attempts + 1)  # who holds the line is told now
         self._ask_key(lane, lane.key.verdict(call, outcome))
         if lane.model.proven and not known:
             self._lanes.opened(lane)
@@ -170,6 +173,9 @@ class Calls:
         for call, outcome in verdict.decide:
             self._decide(call, outcome)
 
+    def _is_waited_for(self, call: Call) -> bool:
+        return self._contexts[call.job.batch_id].interactive
+
     def job_ids(self) -> set[int]:
         """The jobs whose calls are under way, or wait for a verdict."""
         held = [call for lane in self._lanes for probe in (lane.key, lane.model) for call, _ in probe.held]
@@ -179,11 +185,23 @@ class Calls:
         """Are there calls whose verdict waits for others?"""
         return any(lane.key.held or lane.model.held for lane in self._lanes)
 
-    def resolve_held(self) -> None:
-        """No call is out and none can start: nothing more will be learned about the calls that are held."""
+    def unheard(self) -> set[int]:
+        """Lanes of which something must be heard before calls that are held can be judged, and of which no call is out
+        or waits to be written."""
+        writing = {call.lane.id for call in self._unwritten.values()}
+        asked = {lane.id for lane in self._lanes if lane.model.held and not lane.model.in_flight}
+        keys = {lane.row.upstream for lane in self._lanes if lane.key.held and not lane.key.in_flight}
+        return (asked | {lane.id for lane in self._lanes if lane.row.upstream in keys}) - writing
+
+    def resolve_held(self, *, lanes: Collection[int] | None = None) -> None:
+        """No call is out and none can start, on these lanes or on any: nothing more will be learned about the calls
+        that are held."""
+        loud = {lane.row.upstream for lane in self._lanes if lanes is not None and lane.id not in lanes}
         for lane in self._lanes:
-            self._ask_key(lane, lane.key.nothing_left())
-            self._ask_model(lane, lane.model.nothing_left())
+            if lane.row.upstream not in loud and not lane.key.in_flight:
+                self._ask_key(lane, lane.key.nothing_left())
+            if (lanes is None or lane.id in lanes) and not lane.model.in_flight:
+                self._ask_model(lane, lane.model.nothing_left())
 
     def give_back_held(self) -> None:
         """The worker ends: what is held is for another one."""
@@ -218,6 +236,9 @@ class Calls:
     def _end(
         self, call: Call, state: State, outcome: Outcome, attempts: int, *, not_before: float | None = None
     ) -> None:
+        if call.settled:
+            return
+        call.settled = True
         if not call.released:
             self._unwritten[call.job.job_id, call.job.epoch] = call
         self._record_ending(Ending(call.job, state, outcome, attempts, self._clock(), call.started_at, not_before))

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from promptmill.engine import Database
 from promptmill.fairness import Contender, shares
+from promptmill.hints import Hints, LocalHints
 from promptmill.outcome import Failure
 from promptmill.settings import Settings
 from promptmill.store import batches, claims, workers
@@ -28,6 +29,7 @@ from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
 from worker.calls import Calls, Counts
+from worker.herald import Herald
 from worker.lane import Lane, Lanes
 from worker.limits import Grant, Limiter
 from worker.probe import HANDFUL
@@ -42,6 +44,8 @@ POLL_SECONDS: Final = 1.0
 AWAY_SECONDS: Final = 0.5
 #: One claim takes at most this many jobs: enough to be cheap, few enough to be quick.
 CLAIM_AT_ONCE: Final = 500
+#: Calls that are held are judged without the retries that would come later than this.
+HOLD_SECONDS: Final = 60.0
 #: While many calls are out, slots that become free within this time are filled by one claim.
 LINGER_SECONDS: Final = 0.01
 LINGER_FROM_CALLS: Final = 50
@@ -79,6 +83,7 @@ class Drain:
         *,
         clock: Callable[[], float],
         rng: Callable[[], float] = random.random,
+        hints: Hints | None = None,
     ) -> None:
         self.settings = settings
         self.lanes = Lanes(db, clock, desk.config_for)
@@ -91,6 +96,7 @@ class Drain:
         self._calls = Calls(
             desk, self._contexts, self.lanes, record=self._record, changed=self._something_ended, clock=clock, rng=rng
         )
+        self._herald = Herald(hints or LocalHints())
         self._wake = asyncio.Event()
         self._active: dict[int, list[Active]] = {}  # lane id → batches with ready jobs on it
         self._looked_at = float("-inf")
@@ -135,6 +141,7 @@ class Drain:
             try:
                 await self._let_go()
                 await self.lanes.close()
+                await self._herald.close()
             finally:
                 heart.cancel()
             await workers.stopped(self._db, worker_id=self._worker_id, now=self._clock())
@@ -218,6 +225,16 @@ class Drain:
         await self.lanes.refresh(by_lane)
         await self._contexts.load({active.batch_id for active in found})
         self._active = dict(by_lane)
+        if unheard := self._calls.unheard():
+            await self._judge_held(unheard)
+
+    async def _judge_held(self, unheard: set[int]) -> None:
+        """What is held waits for others to tell what it means; where no others are to come, it waits no longer."""
+        more = self._active.keys() | await self._upkeep.lanes_with_more(
+            unheard, within_seconds=HOLD_SECONDS, worker_id=self._worker_id
+        )
+        if quiet := unheard - (more - self.halts().keys()):
+            self._calls.resolve_held(lanes=quiet)
 
     async def _claim_on(self, lane: Lane) -> float:
         """Take permits, claim that many, start them; returns for how many seconds asking again is of no use."""
@@ -258,7 +275,7 @@ class Drain:
 
     def _free_places(self, lane: Lane, grant: Grant) -> None:
         """Where answers that wait to be written are what keeps calls from starting, they wait no longer."""
-        if grant.binding == "in_flight" and self._recorder.backlog >= HURRY_PART * (lane.limits.max_in_flight or 0):
+        if grant.binding == "in_flight" and self._recorder.waiting >= HURRY_PART * (lane.limits.max_in_flight or 0):
             self._recorder.hurry()
 
     async def _claim(self, lane: Lane, permits: int, free_bytes: int) -> list[Claimed]:
@@ -304,9 +321,12 @@ class Drain:
 
     def _record(self, ending: Ending) -> None:
         self._recorder.put(ending)
+        if self._contexts[ending.job.batch_id].interactive:
+            self._recorder.hurry()
 
-    def _written(self, endings: Iterable[Ending]) -> None:
+    def _written(self, endings: Sequence[Ending]) -> None:
         self._calls.written(endings)
+        self._herald.finished((each.job.batch_id, each.job.position) for each in endings if each.is_final)
         for ending in endings:
             if ending.not_before is not None:
                 self._upkeep.expect(ending.not_before)  # not sooner: what is not written yet cannot be made ready
@@ -332,7 +352,10 @@ class Drain:
 
     async def _beat(self) -> None:
         now = self._clock()
-        alive = await workers.heartbeat(self._db, worker_id=self._worker_id, in_flight=len(self._calls), now=now)
+        waits = {lane.id: lane.waiting_for for lane in self.lanes if lane.waiting_for}
+        alive = await workers.heartbeat(
+            self._db, worker_id=self._worker_id, in_flight=len(self._calls), waiting_for=waits, now=now
+        )
         self._beat_at = now
         if not alive:
             self._taken_for_dead = True

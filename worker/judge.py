@@ -70,7 +70,7 @@ def judge(reply: Reply | Failure, *, expects: Expectation, now: float) -> Outcom
         content_type=reply.headers.get("content-type", ""),
         body=reply.body,
         usage=expects.usage(body),
-        request_id=_request_id(reply.headers),
+        request_id=request_id_of(reply.headers),
     )
 
 
@@ -124,7 +124,7 @@ def _failure(reply: Reply, reason: Reason, message: str, wait: float | None = No
         content_type=reply.headers.get("content-type", ""),
         body=reply.body[:MAX_KEPT_BYTES],
         retry_after_seconds=wait,
-        request_id=_request_id(reply.headers),
+        request_id=request_id_of(reply.headers),
     )
 
 
@@ -132,7 +132,8 @@ def _is_html(reply: Reply) -> bool:
     return "text/html" in reply.headers.get("content-type", "").lower() or looks_like_html(reply.body)
 
 
-def _request_id(headers: httpx.Headers) -> str | None:
+def request_id_of(headers: httpx.Headers) -> str | None:
+    """The upstream's name for the call, whichever header it is in."""
     for name in _REQUEST_IDS:
         value: str | None = headers.get(name)
         if value:

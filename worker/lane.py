@@ -26,6 +26,8 @@ log = logging.getLogger("promptmill.worker")
 
 #: What is reserved for an answer before any has been seen, where the request sets no max_tokens below it.
 UNSEEN_ANSWER_TOKENS: Final = 256
+#: What others have learned about a lane may be known here so much later.
+FRESH_SECONDS: Final = 0.9
 #: Weight of the newest answer in the learned mean.
 _LEARN: Final = 0.1
 
@@ -193,6 +195,7 @@ class Lanes:
     _lanes: dict[int, Lane] = field(default_factory=dict)
     _keys: "dict[str, Probe[Call]]" = field(default_factory=dict)
     _chores: set[asyncio.Task[None]] = field(default_factory=set)
+    _read_at: float = float("-inf")
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -201,7 +204,12 @@ class Lanes:
         return self._lanes[lane_id]
 
     async def refresh(self, lane_ids: Iterable[int]) -> None:
-        """Learn what the database, and so the other workers, know of these lanes and of those met before."""
+        """Learn what the database, and so the other workers, know of these lanes and of those met before. What was
+        read a moment ago is believed, unless a lane is new."""
+        now = self.clock()
+        if now - self._read_at < FRESH_SECONDS and self._lanes.keys() >= set(lane_ids):
+            return
+        self._read_at = now
         for row in await store.read(self.db, {*lane_ids, *self._lanes}):
             lane = self._lanes.get(row.id)
             if lane is None:
@@ -212,7 +220,7 @@ class Lanes:
             if row.state is LaneState.OPEN:
                 lane.model.proven = lane.key.proven = True
             elif row.state is LaneState.HALTED and lane.halted is None:
-                lane.model.halted = Failure(Reason.NOT_AVAILABLE, row.reason or "halted")
+                lane.model.halted = Failure(Reason.NOT_AVAILABLE, row.reason or "halted", row.halt_status)
 
     def _resume(self, lane: Lane) -> None:
         """Begin anew with a handful of calls."""
@@ -253,7 +261,7 @@ class Lanes:
         if whole_upstream:
             theirs = [other.id for other in self if other.row.upstream == lane.row.upstream]
         log.info("halted %s at %s: %s", lane.row.model, lane.row.upstream, failure.message)
-        self._chore(store.halted(self.db, lane_ids=theirs, reason=failure.message))
+        self._chore(store.halted(self.db, lane_ids=theirs, reason=failure.message, status=failure.status))
 
     def halted(self) -> dict[int, Failure]:
         """Lane id → why it is halted."""

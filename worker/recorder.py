@@ -1,4 +1,4 @@
-"""Endings on their way to the database: collected for a moment and written together, in the order they came.
+"""Endings on their way to the database, in the order they came: at once after a silence, else some time's together.
 
 A write that fails because the database is away is tried again until it is back: the answers were paid for. Meanwhile
 nothing new is claimed either (that needs the same database), so what waits here is bounded by the calls in flight.
@@ -20,7 +20,8 @@ from promptmill.store.records import Ending, record
 
 log = logging.getLogger("promptmill.worker")
 
-#: An ending waits this long for others to be written with it.
+#: Writes are at least this far apart: who works much writes many endings together. After a longer silence an ending
+#: waits for nothing.
 GATHER_SECONDS: Final = 0.1
 #: More than this are written at once.
 ROWS_AT_ONCE: Final = 500
@@ -70,12 +71,18 @@ class Recorder:
         self._some = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = False
+        self._wrote_at = float("-inf")  # on the loop's clock
         self._task = asyncio.create_task(self._run(), name="promptmill-recorder")
 
     @property
     def backlog(self) -> int:
         """Endings not written yet; those that are just being written are among them."""
         return len(self._waiting) + len(self._in_hand)
+
+    @property
+    def waiting(self) -> int:
+        """Endings that nobody writes yet: those that `hurry` could help."""
+        return len(self._waiting)
 
     def job_ids(self) -> set[int]:
         """The jobs of these."""
@@ -106,11 +113,13 @@ class Recorder:
             self._task.result()
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while not (self._closing and not self._waiting):
             await self._some.wait()
-            if not self._closing:
+            gather_seconds = self._wrote_at + GATHER_SECONDS - loop.time()
+            if gather_seconds > 0 and not self._closing:
                 with suppress(TimeoutError):  # the usual case: a moment has passed, write what there is
-                    await asyncio.wait_for(self._full.wait(), GATHER_SECONDS)
+                    await asyncio.wait_for(self._full.wait(), gather_seconds)
             self._full.clear()
             endings, self._waiting = self._waiting[:ROWS_AT_ONCE], self._waiting[ROWS_AT_ONCE:]
             if self._waiting:
@@ -121,6 +130,7 @@ class Recorder:
                 self._in_hand = endings
                 written = await self._write(endings)
                 self._in_hand = ()
+                self._wrote_at = loop.time()
                 self._written(written)
 
     async def _write(self, endings: Sequence[Ending]) -> Sequence[Ending]:

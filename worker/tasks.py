@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -19,13 +19,14 @@ import uvloop
 from promptmill import schema
 from promptmill.dispatch import DRAIN_TASK, PURGE_TASK, UPKEEP_TASK, Dispatcher
 from promptmill.engine import Database
+from promptmill.hints import Hints, Listener, LocalHints
 from promptmill.job import LaneState
+from promptmill.redis_hints import RedisHints
 from promptmill.settings import Settings, load
 from promptmill.store import batches, lanes, workers
 from promptmill.store import upkeep as store_upkeep
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
-from worker.hints import listen
 from worker.limits import Limiter
 from worker.limits.memory import MemoryLimiter
 from worker.recorder import is_database_away, words_for
@@ -81,14 +82,14 @@ async def _drain(stop_pipe: Any) -> None:
             stack.enter_context(stop_pipe.heard_by(loop, stop))
         stack.enter_context(sigterm_heard_by(loop, stop))
         db = await _database(stack, settings)
-        desk = Desk(settings, clock=clock)
+        hints: Hints = RedisHints(settings.redis_url) if settings.redis_url else LocalHints()
+        stack.push_async_callback(hints.aclose)
+        desk = Desk(settings, clock=clock, hints=hints)
         stack.push_async_callback(desk.aclose)
         name = f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
         terms = DrainTerms(worker_name=name, idle_seconds=IDLE_SECONDS, max_age_seconds=MAX_AGE_SECONDS)
-        drain = Drain(db, settings, desk, limiter_for(settings, name, stack), terms, clock=clock)
-        if settings.redis_url:
-            hints = asyncio.create_task(listen(settings.redis_url, drain.wake))
-            stack.push_async_callback(_ended, hints)
+        drain = Drain(db, settings, desk, limiter_for(settings, name, stack), terms, clock=clock, hints=hints)
+        await stack.enter_async_context(hints.listening(Listener(work=drain.wake)))
         await drain.run(stop)
 
 
@@ -135,9 +136,3 @@ async def _purge() -> None:
     settings = load(os.environ)
     async with AsyncExitStack() as stack:
         await store_upkeep.purge(await _database(stack, settings), now=time.time())
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -130,6 +130,16 @@ class Upkeep:
                     return True
         return False
 
+    async def lanes_with_more(self, lane_ids: Collection[int], *, within_seconds: float, worker_id: int) -> set[int]:
+        """Of these lanes, those on which another worker has calls out, or jobs fall due within this time."""
+        soon = sa.and_(_WAITING, jobs.c.not_before <= self._clock() + within_seconds)
+        found: set[int] = set()
+        async with self._db.read() as connection:
+            for more in (soon, sa.and_(_RUNNING, jobs.c.worker_id != worker_id)):
+                statement = sa.select(jobs.c.lane_id).where(more, self._db.any_of(jobs.c.lane_id, lane_ids)).distinct()
+                found.update((await connection.execute(statement)).scalars())
+        return found
+
     async def give_back_unknown(self, worker_id: int, known: Collection[int]) -> int:
         """Jobs that are this worker's and that it does not know of: the connection broke after their claim's commit."""
         statement = sa.update(jobs).where(jobs.c.worker_id == worker_id, _RUNNING)

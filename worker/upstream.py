@@ -144,9 +144,7 @@ class Upstream:
                 return exchange
             call, connection = exchange
             self._pool.release(connection)
-        body = call.take_all()
-        if call.status >= FIRST_REFUSAL and self._key and self._key in body:
-            body = body.replace(self._key, b"[key]")  # some upstreams repeat a wrong key, and refusals are kept
+        body = self._without_key(call.status, call.take_all())
         elapsed = asyncio.get_running_loop().time() - started
         return Reply(call.status, httpx.Headers(call.headers), body, elapsed)
 
@@ -164,6 +162,23 @@ class Upstream:
                 yield StreamedReply(call.status, httpx.Headers(call.headers), connection.chunks(call))
             finally:
                 self._pool.release(connection)
+
+    async def whole(self, reply: StreamedReply) -> Reply | Failure:
+        """The rest of a streamed answer, as `send` would have brought it."""
+        started = asyncio.get_running_loop().time()
+        body = bytearray()
+        async for chunk in reply.chunks:
+            if isinstance(chunk, Failure):
+                return chunk
+            body += chunk
+        elapsed = asyncio.get_running_loop().time() - started
+        return Reply(reply.status, reply.headers, self._without_key(reply.status, bytes(body)), elapsed)
+
+    def _without_key(self, status: int, body: bytes) -> bytes:
+        """Some upstreams repeat a wrong key, and refusals are kept."""
+        if status >= FIRST_REFUSAL and self._key and self._key in body:
+            return body.replace(self._key, b"[key]")
+        return body
 
     async def _exchange(
         self, request: httpx.Request, started: float, event: Event, *, streamed: bool = False

@@ -37,7 +37,7 @@ def scenario(bench: Bench) -> Section:
     figures: list[Figure] = []
     with (
         servers.fixed(bench.open_files, with_nginx=bench.with_nginx) as (url, what),
-        _up(bench, url, "--workers", "2", "--max-in-flight", "1000") as cluster,
+        up(bench, url, "--workers", "2", "--max-in-flight", "1000") as cluster,
     ):
         figures += [_enqueue(bench, cluster), *_throughput(bench, cluster), _naive(bench, cluster)]
     figures += _shared_limit(bench)
@@ -53,7 +53,7 @@ def scenario(bench: Bench) -> Section:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cluster:
+class Cluster:
     environ: dict[str, str]
 
     def command(self, *words: str | Path) -> str:
@@ -79,7 +79,7 @@ class _Cluster:
 
     def submit(self, lines: Path, **changed: str) -> str:
         """Enqueue a file; the batch's id."""
-        return _Cluster({**self.environ, **changed}).command("submit", lines).strip()
+        return Cluster({**self.environ, **changed}).command("submit", lines).strip()
 
     def finished(self, batch: str) -> Any:
         """Wait for it; its row."""
@@ -91,7 +91,7 @@ class _Cluster:
 
 
 @contextlib.contextmanager
-def _up(bench: Bench, url: str, *flags: str) -> Iterator[_Cluster]:
+def up(bench: Bench, url: str, *flags: str) -> Iterator[Cluster]:
     """`promptmill up` while it is entered."""
     data = bench.folder / f"up-{time.monotonic_ns()}"
     bench.folder.chmod(0o755)  # as root, PostgreSQL runs under another user
@@ -107,7 +107,7 @@ def _up(bench: Bench, url: str, *flags: str) -> Iterator[_Cluster]:
                 raise BenchError(f"promptmill up: {(bench.folder / 'up.log').read_text()[-500:]}")
             time.sleep(0.1)
         exports = (shlex.split(line)[1] for line in (data / "env").read_text().splitlines() if "export " in line)
-        yield _Cluster({**environment(), **dict(export.split("=", 1) for export in exports)})
+        yield Cluster({**environment(), **dict(export.split("=", 1) for export in exports)})
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,7 +116,7 @@ def _up(bench: Bench, url: str, *flags: str) -> Iterator[_Cluster]:
         log.close()
 
 
-def _enqueue(bench: Bench, cluster: _Cluster) -> Figure:
+def _enqueue(bench: Bench, cluster: Cluster) -> Figure:
     jobs = bench.pick(50_000, 200_000)
     lines = bench.folder / "enqueue.jsonl"
     write_lines(lines, jobs)
@@ -129,7 +129,7 @@ def _enqueue(bench: Bench, cluster: _Cluster) -> Figure:
     return Figure("enqueued", jobs / seconds, "jobs/s", Target("≥", 50_000))
 
 
-def _throughput(bench: Bench, cluster: _Cluster) -> list[Figure]:
+def _throughput(bench: Bench, cluster: Cluster) -> list[Figure]:
     jobs = bench.pick(8_000, 30_000)
     lines = bench.folder / "cluster.jsonl"
     write_lines(lines, 200)
@@ -148,7 +148,7 @@ def _throughput(bench: Bench, cluster: _Cluster) -> list[Figure]:
     ]
 
 
-def _naive(bench: Bench, cluster: _Cluster) -> Figure:
+def _naive(bench: Bench, cluster: Cluster) -> Figure:
     jobs = bench.pick(1_000, 3_000)
     bench.tell(f"{jobs:,} jobs the naive way")
     cluster.query(TABLE)
@@ -184,8 +184,8 @@ def _shared_limit(bench: Bench) -> list[Figure]:
     lines = bench.folder / "shared.jsonl"
     write_lines(lines, jobs)
     with (
-        _simulated("--latency", "0.2", "--rpm", str(RPM), "--window", "strict") as url,
-        _up(bench, url, "--workers", "4", "--rpm", str(RPM), "--max-in-flight", "40") as cluster,
+        simulated("--latency", "0.2", "--rpm", str(RPM), "--window", "strict") as url,
+        up(bench, url, "--workers", "4", "--rpm", str(RPM), "--max-in-flight", "40") as cluster,
     ):
         bench.tell(f"{jobs:,} jobs, four workers, one limit of {RPM:,} per minute")
         cluster.finished(cluster.submit(lines))
@@ -202,7 +202,7 @@ def _shared_limit(bench: Bench) -> list[Figure]:
 
 
 @contextlib.contextmanager
-def _simulated(*flags: str) -> Iterator[str]:
+def simulated(*flags: str) -> Iterator[str]:
     """`promptmill simulate` while it is entered; its base URL."""
     process = subprocess.Popen(
         [*PROMPTMILL, "simulate", "--port", "0", *flags], env=environment(), stdout=subprocess.PIPE, text=True

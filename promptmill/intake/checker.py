@@ -5,7 +5,6 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from promptmill import data_uri
-from promptmill.content import pack
 from promptmill.engine import Database
 from promptmill.errors import LineError
 from promptmill.jsonl import InputFormat, Line
@@ -13,7 +12,8 @@ from promptmill.kinds import multipart_fields
 from promptmill.request import Defaults, ParsedLine, parse_line, render
 from promptmill.settings import Settings
 from promptmill.store import files, lanes
-from promptmill.tables import attachments, file_parts
+from promptmill.store.contents import store_bytes
+from promptmill.tables import attachments
 
 
 class Checker:
@@ -106,13 +106,10 @@ class Checker:
         return None
 
     async def _keep(self, name: str, content: bytes) -> None:
-        file_id = await files.create(
-            self._db, filename=Path(name).name, purpose="user_data", tenant_id=self._tenant_id, now=self._created_at
-        )
-        slices = [content[i : i + files.SLICE_BYTES] for i in range(0, len(content), files.SLICE_BYTES)]
+        attached_id, _ = await store_bytes(
+            self._db, content, filename=Path(name).name, purpose="user_data", tenant_id=self._tenant_id,
+            now=self._created_at,
+        )  # fmt: skip
         async with self._db.write() as connection:
-            rows = [(file_id, part, None, None, None, *pack(data)) for part, data in enumerate(slices)]
-            await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows)
-            mine = {"file_id": self._file_id, "name": name, "attached_id": file_id}
+            mine = {"file_id": self._file_id, "name": name, "attached_id": attached_id}
             await connection.execute(sa.insert(attachments), mine)
-        await files.sealed(self._db, file_id=file_id, size_bytes=len(content), parts=len(slices))

@@ -8,8 +8,9 @@ can end.
 import asyncio
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from promptmill.content import pack
 from promptmill.engine import Database
 from promptmill.errors import LineError
-from promptmill.hints import Hints, JobKey
+from promptmill.hints import JobKey
 from promptmill.intake.checker import Checker
 from promptmill.intake.rows import JOB_COLUMNS, Row, job_row
 from promptmill.job import BatchState, job_public_id
@@ -73,20 +74,30 @@ class _Open:
     lanes: set[int] = dataclasses.field(default_factory=set)
 
 
+#: Jobs that go in together, and who waits for that.
+_Wanted = tuple[Sequence[Submission], "asyncio.Future[list[Submitted]]"]
+
+
 class Inbox:
     """One per process. Many may wait in `submit` at once; they are written together."""
 
     def __init__(
-        self, db: Database, settings: Settings, hints: Hints, *, holder: str, clock: Callable[[], float]
+        self,
+        db: Database,
+        settings: Settings,
+        *,
+        ring: Callable[[], Awaitable[None]],
+        holder: str,
+        clock: Callable[[], float],
     ) -> None:
-        """`holder` names this process among those who wait for answers."""
+        """`ring` says that there is work; `holder` names this process among those who wait for answers."""
         self._db = db
         self._settings = settings
-        self._hints = hints
+        self._ring = ring
         self._holder = holder
         self._clock = clock
         self._open: dict[tuple[int, int], _Open] = {}
-        self._waiting: list[tuple[Submission, asyncio.Future[Submitted]]] = []
+        self._waiting: list[_Wanted] = []
         self._writer: asyncio.Task[None] | None = None
         self._checkers: dict[int, Checker] = {}
 
@@ -106,13 +117,13 @@ class Inbox:
         lane_id = checker.known_lane(parsed) or await checker.lane(one, parsed)
         return lane_id if isinstance(lane_id, LineError) else (parsed, lane_id)
 
-    async def submit(self, submission: Submission) -> Submitted:
-        """Write the job; returns when it is in the database. Raises what keeps the database from taking it.
+    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Write these jobs, all or none; returns when they are in the database. Raises what keeps it from taking them.
 
         A caller that is cancelled meanwhile does not take the others' jobs with it: its own may be written or not.
         """
-        future: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
-        self._waiting.append((submission, future))
+        future: asyncio.Future[list[Submitted]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((submissions, future))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="promptmill-inbox")
         return await future
@@ -131,25 +142,28 @@ class Inbox:
             while self._waiting:
                 group = self._taken()
                 try:
-                    made = await self._write([submission for submission, _ in group])
+                    made = iter(await self._write([one for submissions, _ in group for one in submissions]))
                 except Exception as error:  # noqa: BLE001 - every caller is told; here there is nobody to tell
                     self._open.clear()  # what is in memory may not be what was committed
                     for _, future in group:
                         if not future.done():
                             future.set_exception(error)
                     continue
-                for (_, future), submitted in zip(group, made, strict=True):
+                for submissions, future in group:
+                    theirs = list(islice(made, len(submissions)))
                     if not future.done():
-                        future.set_result(submitted)
-                await self._hints.work_arrived()
+                        future.set_result(theirs)
+                await self._ring()
         finally:
             self._writer = None
 
-    def _taken(self) -> list[tuple[Submission, asyncio.Future[Submitted]]]:
-        size, count = 0, 0
-        for submission, _ in self._waiting[:JOBS_AT_ONCE]:
-            size += len(submission.line)
-            if count and size > BYTES_AT_ONCE:
+    def _taken(self) -> list[_Wanted]:
+        """Whole submissions, as many as one transaction takes, and one at least."""
+        jobs_taken, size, count = 0, 0, 0
+        for submissions, _ in self._waiting:
+            jobs_taken += len(submissions)
+            size += sum(len(one.line) for one in submissions)
+            if count and (jobs_taken > JOBS_AT_ONCE or size > BYTES_AT_ONCE):
                 break
             count += 1
         group, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -237,9 +251,9 @@ class _Rows:
                 part=position, now=now, not_before=submission.not_before, deadline=submission.deadline,
             )
         )  # fmt: skip
-        if submission.metadata:
-            noted = msgspec.json.encode(submission.metadata).decode()
-            self.notes.append({"batch_id": batch.id, "position": position, "metadata": noted})
+        if submission.fingerprint is None:
+            noted = msgspec.json.encode(submission.metadata).decode() if submission.metadata else None
+            self.notes.append({"batch_id": batch.id, "position": position, "created_at": now, "metadata": noted})
 
 
 async def _positions(connection: AsyncConnection, opened: _Open, count: int) -> int:

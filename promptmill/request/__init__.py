@@ -9,7 +9,7 @@ import msgspec
 
 from promptmill.errors import LineError, UsageError
 from promptmill.jsonl import InputFormat, Line
-from promptmill.kinds import KINDS, BodyProblem, known_path
+from promptmill.kinds import KINDS, BodyProblem, known_path, lenient
 from promptmill.request.defaults import Defaults
 from promptmill.request.document import MAX_CUSTOM_ID, MAX_DEPTH, Refused, custom_id_of, read, too_deep
 from promptmill.request.forms import Form, Request, build, build_from_text, form_of
@@ -23,6 +23,7 @@ __all__ = [
     "Request",
     "parse_line",
     "render",
+    "streams",
     "too_deep",
 ]
 
@@ -68,15 +69,36 @@ def parse_line(
         return LineError(line.number, "invalid_json_line", "lists and objects are nested too deeply")
 
 
-def render(data: bytes, form: Form, defaults: Defaults) -> Request:
+def render(data: bytes, form: Form | None, defaults: Defaults) -> Request:
     """The request of a line that `parse_line` accepted with this form and these defaults: its facts are this request's.
 
-    Raises UsageError where the line was not accepted, or the defaults are not those.
+    `form` is None where it was not settled at intake; then the line is JSON. Raises UsageError where the line was not
+    accepted, or the defaults are not those.
     """
     try:
-        return build_from_text(data, defaults) if form is Form.TEXT else build(read(data), form, defaults)
+        if form is Form.TEXT:
+            return build_from_text(data, defaults)
+        document = read(data)
+        return build(document, form_of(document.fields, defaults) if form is None else form, defaults)
     except Refused as refused:
         raise UsageError(f"the line makes no request: {refused.problem.message}") from None
+
+
+class _Stream(msgspec.Struct):
+    stream: bool | None = None
+
+
+_STREAM = msgspec.json.Decoder(_Stream)
+
+
+def streams(body: bytes) -> bool:
+    """Does the body ask for its answer in pieces, as it comes?"""
+    if b'"stream"' not in body:
+        return False
+    try:
+        return lenient.decode(_STREAM, body).stream is True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _parsed(

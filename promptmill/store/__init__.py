@@ -4,6 +4,10 @@
     batches   jobs submitted together                  lanes     what is known about upstream x model
     claims    ready → running                          records   running → finished, waiting or ready again
     results   what came out                            upkeep    what time alone brings about
+    sums      the ledger, added up for each lane
+    admissions  who checks a batch's lines, fenced      views       output and error files
+    inputs      what batches are made of               finished    jobs as they finish, for events
+    idempotency requests that may be sent again
 
 All take an open `Database` (or a connection inside a transaction) and the time; none reads a clock.
 """

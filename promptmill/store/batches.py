@@ -4,7 +4,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,9 +13,12 @@ from promptmill.engine import Database
 from promptmill.errors import NotFound
 from promptmill.job import BATCH_ACTIVE, BatchState, State
 from promptmill.store.records import close_if_done
-from promptmill.store.rows import batch_in, in_state, new_public_id
+from promptmill.store.rows import batch_in, in_state, is_public_id, new_public_id
 from promptmill.store.upkeep import finish_unsent
 from promptmill.tables import DEFAULT_TENANT, attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
+
+#: Inboxes are sealed by their process much sooner.
+ABANDONED_INBOX_SECONDS: Final = 7_200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +129,43 @@ async def seal_batch(db: Database, *, batch_id: int, now: float, connection: Asy
 
 async def open_(db: Database, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, now: float) -> None:
     """validating → in_progress: everything was read and is good; claims may begin. Empty ones are complete at once."""
-    total = sum(jobs_by_lane.values()) + invalid
     async with db.write() as connection:
-        if jobs_by_lane:
-            await connection.execute(
-                sa.insert(batch_lanes),
-                [{"batch_id": batch_id, "lane_id": lane, "total": n} for lane, n in sorted(jobs_by_lane.items())],
-            )
-        done = not jobs_by_lane
+        await open_batch(connection, batch_id=batch_id, jobs_by_lane=jobs_by_lane, invalid=invalid, now=now)
+
+
+async def open_batch(
+    connection: AsyncConnection, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, now: float
+) -> None:
+    """The same, in the caller's transaction."""
+    if jobs_by_lane:
         await connection.execute(
-            sa.update(batches)
-            .where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING))
-            .values(
-                state=BatchState.COMPLETED if done else BatchState.IN_PROGRESS,
-                in_progress_at=now,
-                finished_at=now if done else None,
-                total=total,
-                invalid=invalid,
-            )
+            sa.insert(batch_lanes),
+            [{"batch_id": batch_id, "lane_id": lane, "total": n} for lane, n in sorted(jobs_by_lane.items())],
         )
+    await connection.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING))
+        .values(
+            state=BatchState.IN_PROGRESS,
+            in_progress_at=now,
+            total=sum(jobs_by_lane.values()) + invalid,
+            invalid=invalid,
+        )
+    )
+    await close_if_done(connection, batch_id, now)
+
+
+async def seal_abandoned(db: Database, *, now: float) -> int:
+    """Seal inboxes that no process adds to any more: it died, or lost touch with the database. Returns how many."""
+    old = sa.select(batches.c.id).where(
+        batches.c.finished_at.is_(None), batches.c.is_inbox, batches.c.is_open,
+        batches.c.created_at < now - ABANDONED_INBOX_SECONDS,
+    )  # fmt: skip
+    async with db.read() as connection:
+        batch_ids = list((await connection.execute(old.order_by(batches.c.id))).scalars())
+    for batch_id in batch_ids:
+        await seal_batch(db, batch_id=batch_id, now=now)
+    return len(batch_ids)
 
 
 async def discard(db: Database, *, batch_id: int) -> None:
@@ -190,6 +211,16 @@ async def find(db: Database, reference: str | None) -> BatchRow:
     return _row(rows[0])
 
 
+async def by_public_id(db: Database, public_id: str, *, tenant_id: int) -> BatchRow | None:
+    """The batch of this tenant with this public id."""
+    if not is_public_id(public_id):
+        return None
+    statement = sa.select(*_COLUMNS).where(batches.c.public_id == public_id, batches.c.tenant_id == tenant_id)
+    async with db.read() as connection:
+        row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _row(row)
+
+
 async def by_run_key(db: Database, run_key: str) -> BatchRow | None:
     """The batch that an earlier `run` of the same input made."""
     async with db.read() as connection:
@@ -197,11 +228,17 @@ async def by_run_key(db: Database, run_key: str) -> BatchRow | None:
     return None if row is None else _row(row)
 
 
-async def listed(db: Database, *, limit: int = 50) -> list[BatchRow]:
-    """The newest batches."""
+async def listed(
+    db: Database, *, limit: int = 50, tenant_id: int | None = None, below: int | None = None
+) -> list[BatchRow]:
+    """The newest batches; with `tenant_id`, those that this tenant submitted as such; those made before `below`."""
+    statement = sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(limit)
+    if tenant_id is not None:
+        statement = statement.where(batches.c.tenant_id == tenant_id, batches.c.is_inbox.is_(sa.false()))
+    if below is not None:
+        statement = statement.where(batches.c.id < below)
     async with db.read() as connection:
-        rows = await connection.execute(sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(limit))
-        return [_row(row) for row in rows]
+        return [_row(row) for row in await connection.execute(statement)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +331,8 @@ async def cancel(db: Database, *, batch_id: int, now: float) -> bool:
     """
     async with db.write() as connection:
         statement = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.IN_PROGRESS))
-        stopped = await connection.execute(statement.values(state=BatchState.CANCELLING, cancelling_at=now))
+        ends = {"state": BatchState.CANCELLING, "cancelling_at": now, "is_open": False}
+        stopped = await connection.execute(statement.values(ends))
         return stopped.rowcount > 0
 
 

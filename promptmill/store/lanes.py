@@ -20,18 +20,19 @@ class LaneRow:
     model: str
     state: LaneState
     reason: str | None
+    halt_status: int | None  # with which the upstream said so
     paused_until: float | None
     completion_tokens: float | None
 
 
 _COLUMNS = (
-    lanes.c.id, lanes.c.upstream, lanes.c.model, lanes.c.state, lanes.c.reason, lanes.c.paused_until,
-    lanes.c.completion_tokens,
+    lanes.c.id, lanes.c.upstream, lanes.c.model, lanes.c.state, lanes.c.reason, lanes.c.halt_status,
+    lanes.c.paused_until, lanes.c.completion_tokens,
 )  # fmt: skip
 
 
 def _row(row: Any) -> LaneRow:
-    return LaneRow(row[0], row[1], row[2], LaneState(row[3]), row[4], row[5], row[6])
+    return LaneRow(row[0], row[1], row[2], LaneState(row[3]), *row[4:])
 
 
 async def ensure(db: Database, upstream: str, model: str) -> int:
@@ -69,7 +70,12 @@ async def opened(db: Database, *, lane_id: int, now: float) -> None:
         await connection.execute(
             sa.update(lanes)
             .where(lanes.c.id == lane_id)
-            .values(state=LaneState.OPEN, reason=None, proven_at=sa.func.coalesce(lanes.c.proven_at, now))
+            .values(
+                state=LaneState.OPEN,
+                reason=None,
+                halt_status=None,
+                proven_at=sa.func.coalesce(lanes.c.proven_at, now),
+            )
         )
 
 
@@ -79,11 +85,11 @@ async def paused(db: Database, *, lane_id: int, until: float) -> None:
         await connection.execute(sa.update(lanes).where(lanes.c.id == lane_id).values(paused_until=until))
 
 
-async def halted(db: Database, *, lane_ids: Iterable[int], reason: str) -> None:
-    """→ halted: no calls until somebody resumes it."""
+async def halted(db: Database, *, lane_ids: Iterable[int], reason: str, status: int | None = None) -> None:
+    """→ halted: no calls until somebody resumes it. `reason` and `status` are the upstream's, where it said so."""
     async with db.write() as connection:
         statement = sa.update(lanes).where(db.any_of(lanes.c.id, lane_ids))
-        await connection.execute(statement.values(state=LaneState.HALTED, reason=reason))
+        await connection.execute(statement.values(state=LaneState.HALTED, reason=reason, halt_status=status))
 
 
 async def resumed(db: Database, *, lane_ids: Iterable[int]) -> None:
@@ -92,7 +98,7 @@ async def resumed(db: Database, *, lane_ids: Iterable[int]) -> None:
         await connection.execute(
             sa.update(lanes)
             .where(db.any_of(lanes.c.id, lane_ids), lanes.c.state == LaneState.HALTED)
-            .values(state=LaneState.UNKNOWN, reason=None)
+            .values(state=LaneState.UNKNOWN, reason=None, halt_status=None)
         )
 
 

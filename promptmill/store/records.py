@@ -1,9 +1,14 @@
 """running → finished, waiting, or ready again: what became of claimed jobs, many at a time, in one transaction.
 
+Locks are taken in one order everywhere: jobs, then batches, then the lanes' sums, and of each kind by key. A batch's
+counts move before its results are inserted. So who writes results of a batch holds the batch, and `results.id` rises in
+the order of the commits: who follows a batch by it (an event stream) misses none.
+
 Every ending is fenced: it applies only while the job still belongs to this worker at this epoch. What no longer does
 was given to somebody else by the reaper; it is dropped and counted, never written.
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +21,7 @@ from promptmill.content import PLAIN, pack
 from promptmill.engine import Database
 from promptmill.job import FINISHED, BatchState, State
 from promptmill.outcome import Answer, Outcome, Usage
+from promptmill.store import sums
 from promptmill.store.claims import Claimed
 from promptmill.store.rows import in_state
 from promptmill.tables import attempts, batches, jobs, results
@@ -54,7 +60,7 @@ _ATTEMPT_COLUMNS = (
 _RESULT_COLUMNS = (
     "batch_id", "position", "job_id", "lane_id", "file_id", "part", "state", "epoch", "attempts", "finished_at",
     "status_code", "content_type", "request_id", "error_code", "error_message", "prompt_tokens", "completion_tokens",
-    "reasoning_tokens", "cached_tokens", "encoding", "body",
+    "reasoning_tokens", "cached_tokens", "encoding", "body", "headers",
 )  # fmt: skip
 
 _NOTHING = Usage()
@@ -76,21 +82,22 @@ async def record(db: Database, *, worker_id: int, endings: Sequence[Ending], now
         if dropped:
             log.warning("dropped %d endings: the jobs were given to another worker meanwhile", dropped)
         if kept:
-            calls = [_attempt_row(ending, worker_id) for ending in kept if ending.started_at is not None]
-            await db.insert(connection, attempts, _ATTEMPT_COLUMNS, calls)
+            calls = [ending for ending in kept if ending.started_at is not None]
             finished = [ending for ending in kept if ending.is_final]
             later = [ending for ending in kept if not ending.is_final]
-            await _finish(db, connection, finished)
+            await db.insert(connection, attempts, _ATTEMPT_COLUMNS, [_attempt_row(call, worker_id) for call in calls])
+            await _leave(db, connection, finished)
             await _put_back(connection, later)
             await _count(connection, finished, later, now)
+            await db.insert(connection, results, _RESULT_COLUMNS, [_result_row(ending) for ending in finished])
+            await sums.add(db, connection, map(_call_made, calls))
         return dropped
 
 
-async def _finish(db: Database, connection: AsyncConnection, finished: Sequence[Ending]) -> None:
+async def _leave(db: Database, connection: AsyncConnection, finished: Sequence[Ending]) -> None:
     if not finished:
         return
     await connection.execute(sa.delete(jobs).where(db.any_of(jobs.c.id, [ending.job.job_id for ending in finished])))
-    await db.insert(connection, results, _RESULT_COLUMNS, [_result_row(ending) for ending in finished])
 
 
 async def _put_back(connection: AsyncConnection, later: Sequence[Ending]) -> None:
@@ -129,6 +136,14 @@ def _attempt_row(ending: Ending, worker_id: int) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _call_made(ending: Ending) -> sums.CallMade:
+    outcome, seconds = ending.outcome, ending.ended_at - (ending.started_at or ending.ended_at)
+    if isinstance(outcome, Answer):
+        usage = outcome.usage
+        return sums.CallMade(ending.job.lane_id, SUCCEEDED, True, seconds, usage.prompt_tokens, usage.completion_tokens)
+    return sums.CallMade(ending.job.lane_id, outcome.reason.value, False, seconds)
+
+
 def _result_row(ending: Ending) -> tuple[object, ...]:
     job, outcome = ending.job, ending.outcome
     if isinstance(outcome, Answer):
@@ -141,7 +156,7 @@ def _result_row(ending: Ending) -> tuple[object, ...]:
         job.batch_id, job.position, job.job_id, job.lane_id, job.file_id, job.part, ending.state.value, job.epoch,
         ending.attempts, ending.ended_at, outcome.status, _text(outcome.content_type), _text(outcome.request_id), code,
         message, usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens,
-        encoding, body,
+        encoding, body, json.dumps(dict(outcome.headers)) if outcome.headers else None,
     )  # fmt: skip
 
 
@@ -179,13 +194,16 @@ _DONE = batches.c.succeeded + batches.c.failed + batches.c.cancelled + batches.c
 
 
 async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) -> None:
-    """in_progress → completed, cancelling → cancelled, once no job is left."""
+    """in_progress → completed or expired, cancelling → cancelled, once no job is left and none can be added."""
+    too_late = sa.and_(batches.c.deadline.is_not(None), batches.c.expired > 0)
     state = sa.case(
-        (batches.c.state == BatchState.CANCELLING, BatchState.CANCELLED.value), else_=BatchState.COMPLETED.value
+        (batches.c.state == BatchState.CANCELLING, BatchState.CANCELLED.value),
+        (too_late, BatchState.EXPIRED.value),
+        else_=BatchState.COMPLETED.value,
     )
     await connection.execute(
         sa.update(batches)
-        .where(batches.c.id == batch_id, batches.c.total <= _DONE)
+        .where(batches.c.id == batch_id, batches.c.total <= _DONE, batches.c.is_open.is_(sa.false()))
         .where(batches.c.state.in_([BatchState.IN_PROGRESS, BatchState.CANCELLING]))
         .values(state=state, finished_at=now)
     )

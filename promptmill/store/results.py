@@ -1,7 +1,8 @@
 """What came out: results streamed in input order or as they finished, also while the batch runs."""
 
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -10,11 +11,13 @@ from promptmill.content import unpack
 from promptmill.engine import Database
 from promptmill.job import State
 from promptmill.outcome import Usage
+from promptmill.store.rows import last_within
 from promptmill.tables import attempts, file_parts, lanes, results
 
 Order = Literal["input", "finished"]
 
 _READ_AHEAD = 500
+_READ_AHEAD_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Result:
     error_message: str | None
     usage: Usage
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the upstream's, where the caller waited
+    epoch: int = 0  # of the attempt that brought it
 
 
 _COLUMNS = (
@@ -44,44 +49,48 @@ _COLUMNS = (
     results.c.state, results.c.attempts, results.c.finished_at, results.c.status_code, results.c.content_type,
     results.c.request_id, results.c.error_code, results.c.error_message, results.c.prompt_tokens,
     results.c.completion_tokens, results.c.reasoning_tokens, results.c.cached_tokens, results.c.encoding,
-    results.c.body,
+    results.c.body, results.c.headers, results.c.epoch,
 )  # fmt: skip
 
 
 def _result(row: Any) -> Result:
     (id_, job_id, position, line, custom_id, model, state, tried, finished_at, status, content_type, request_id, code,
-     message, prompt, completion, reasoning, cached, encoding, body) = row  # fmt: skip
+     message, prompt, completion, reasoning, cached, encoding, body, headers, epoch) = row  # fmt: skip
     return Result(
         id_, job_id, position, line, custom_id, model or "", State(state), tried, finished_at, status,
         content_type or "", request_id, code, message, Usage(prompt, completion, reasoning, cached),
-        unpack(encoding, body) if body is not None else b"",
+        unpack(encoding, body) if body is not None else b"", json.loads(headers) if headers else {}, epoch,
     )  # fmt: skip
 
 
 async def stream(
-    db: Database, batch_id: int, *, order: Order = "input", states: Iterable[State] | None = None
+    db: Database, batch_id: int, *, order: Order = "input", states: Iterable[State] | None = None, after: int = -1
 ) -> AsyncIterator[Result]:
-    """The batch's results so far. Memory stays flat; no transaction is held between the reads."""
+    """The batch's results so far, from behind `after` on (a position, or an id). No transaction is held between the
+    reads, and memory stays flat: answers of some megabytes are read a few at a time."""
     key = results.c.position if order == "input" else results.c.id
+    theirs = sa.and_(results.c.batch_id == batch_id, key > sa.bindparam("after"))
+    if states is not None:
+        theirs = sa.and_(theirs, results.c.state.in_([state.value for state in states]))
+    length = sa.func.coalesce(sa.func.length(results.c.body), 0)
+    sizes = sa.select(key, length).where(theirs).order_by(key).limit(_READ_AHEAD)
     statement = (
         sa.select(*_COLUMNS)
         .outerjoin(file_parts, sa.and_(file_parts.c.file_id == results.c.file_id, file_parts.c.part == results.c.part))
         .outerjoin(lanes, lanes.c.id == results.c.lane_id)
-        .where(results.c.batch_id == batch_id, key > sa.bindparam("after"))
+        .where(theirs, key <= sa.bindparam("last"))
         .order_by(key)
-        .limit(_READ_AHEAD)
     )
-    if states is not None:
-        statement = statement.where(results.c.state.in_([state.value for state in states]))
-    after = -1
     while True:
         async with db.read() as connection:
-            rows = (await connection.execute(statement, {"after": after})).all()
-        if not rows:
-            return
+            found = (await connection.execute(sizes, {"after": after})).all()
+            if not found:
+                return
+            last = last_within([(number, size) for number, size in found], _READ_AHEAD_BYTES)
+            rows = (await connection.execute(statement, {"after": after, "last": last})).all()
         for row in rows:
             yield _result(row)
-        after = rows[-1].position if order == "input" else rows[-1].id
+        after = last
 
 
 async def of_jobs(db: Database, batch_id: int, positions: Iterable[int]) -> list[Result]:

@@ -52,11 +52,13 @@ async def finish_unsent(
         source = sa.select(
             jobs.c.id, *(jobs.c[name] for name in kept), *(sa.literal(value) for value in given.values())
         ).where(theirs)
-        await connection.execute(sa.insert(results).from_select(["job_id", *kept, *given], source))
-        await connection.execute(sa.delete(jobs).where(theirs))
-        for batch_id, count in sorted(Counter(row.batch_id for row in rows).items()):
+        touched = sorted(Counter(row.batch_id for row in rows).items())
+        for batch_id, count in touched:  # before the results are inserted: see `records`
             moved = sa.update(batches).where(batches.c.id == batch_id)
             await connection.execute(moved.values({state.value: batches.c[state.value] + count}))
+        await connection.execute(sa.insert(results).from_select(["job_id", *kept, *given], source))
+        await connection.execute(sa.delete(jobs).where(theirs))
+        for batch_id, _ in touched:
             await close_if_done(connection, batch_id, now)
         return len(rows)
 

@@ -4,13 +4,15 @@ When a heartbeat stops for LEASE_SECONDS, any other process may give that worker
 frozen finds, when it wakes, that its writes match nothing (see `records`).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
 from promptmill.engine import Database
 from promptmill.job import State
 from promptmill.outcome import Reason
+from promptmill.store import sums
 from promptmill.store.rows import in_state
 from promptmill.tables import attempts, jobs, workers
 
@@ -26,13 +28,18 @@ async def register(db: Database, *, name: str, now: float) -> int:
         return int((await connection.execute(statement)).scalar_one())
 
 
-async def heartbeat(db: Database, *, worker_id: int, in_flight: int, now: float) -> bool:
-    """Prolong the lease. False: this worker was declared dead, and must go on under a new id."""
+async def heartbeat(
+    db: Database, *, worker_id: int, in_flight: int, now: float, waiting_for: Mapping[int, str] | None = None
+) -> bool:
+    """Prolong the lease. False: this worker was declared dead, and must go on under a new id.
+
+    `waiting_for` says, for lanes on which no more calls could start, what keeps them, for people to see.
+    """
     async with db.write() as connection:
         done = await connection.execute(
             sa.update(workers)
             .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
-            .values(heartbeat_at=now, in_flight=in_flight)
+            .values(heartbeat_at=now, in_flight=in_flight, waiting_for=json.dumps(waiting_for) if waiting_for else None)
         )
         return done.rowcount > 0
 
@@ -41,7 +48,7 @@ async def stopped(db: Database, *, worker_id: int, now: float) -> None:
     """An orderly end: nothing is left in its hands."""
     async with db.write() as connection:
         statement = sa.update(workers).where(workers.c.id == worker_id)
-        await connection.execute(statement.values(stopped_at=now, in_flight=0))
+        await connection.execute(statement.values(stopped_at=now, in_flight=0, waiting_for=None))
 
 
 async def alive(db: Database, *, now: float, lease_seconds: float = LEASE_SECONDS) -> int:
@@ -76,17 +83,14 @@ async def reap(db: Database, *, worker_ids: Sequence[int], now: float, lease_sec
                 sa.update(workers)
                 .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
                 .where(workers.c.heartbeat_at <= now - lease_seconds)
-                .values(stopped_at=now, in_flight=0)
+                .values(stopped_at=now, in_flight=0, waiting_for=None)
             )
             if not dead.rowcount:
                 continue
             theirs = sa.and_(jobs.c.worker_id == worker_id, in_state(State.RUNNING))
-            ids = list(
-                (
-                    await connection.execute(sa.select(jobs.c.id).where(theirs).order_by(jobs.c.id).with_for_update())
-                ).scalars()
-            )
-            if not ids:
+            found = sa.select(jobs.c.lane_id).where(theirs).order_by(jobs.c.id).with_for_update()
+            lane_ids = list((await connection.execute(found)).scalars())
+            if not lane_ids:
                 continue
             lost = sa.select(
                 jobs.c.id,
@@ -103,5 +107,7 @@ async def reap(db: Database, *, worker_ids: Sequence[int], now: float, lease_sec
             ]  # fmt: skip
             await connection.execute(sa.insert(attempts).from_select(columns, lost))
             done = await connection.execute(sa.update(jobs).where(theirs).values(state=State.READY, worker_id=None))
+            calls = [sums.CallMade(lane_id, Reason.WORKER_LOST.value, False, 0.0) for lane_id in lane_ids]
+            await sums.add(db, connection, calls)
             reaped += done.rowcount
     return reaped

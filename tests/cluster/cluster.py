@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,12 @@ class Cluster:
     def beat(self) -> Process:
         """The clock."""
         return self._start("beat", "-m", "celery", "-A", "worker.app", "beat", "-s", self.folder / "beat-schedule")
+
+    def apis(self, *names: str) -> list[str]:
+        """API processes on free ports, side by side; the origins of those, when all of them listen."""
+        words = ("-m", "uvicorn", "api.app:create_app", "--factory", "--host", "127.0.0.1", "--port", 0)
+        made = [self._start(name, *words, "--no-access-log", "--timeout-graceful-shutdown", 5) for name in names]
+        return [until(lambda process=process: _origin(process), what=f"{process.name} listens") for process in made]
 
     def start_cli(self, *words: object) -> Process:
         """`promptmill WORDS` in the background; its output is in its log."""
@@ -317,6 +324,11 @@ class Cluster:
             print(f"---- {process.name}: {len(lines)} lines", *lines[-_LOG_LINES_SHOWN:], sep="\n")
         self.do(self.db.aclose())
         self.servers.close()
+
+
+def _origin(process: Process) -> str:
+    found = re.search(r"running on (http://127\.0\.0\.1:\d+)", process.log)
+    return found[1] if found else ""
 
 
 _LIBC = ctypes.CDLL(None)

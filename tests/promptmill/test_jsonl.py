@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -20,12 +21,15 @@ from promptmill.jsonl import (
     DuplicateFinder,
     InputFormat,
     Line,
+    LineCutter,
     detect_format,
     open_input,
     read_lines,
 )
 from promptmill.kinds import PATHS
 from promptmill.request import MAX_DEPTH, Defaults, Form, ParsedLine, Request, parse_line, render
+from promptmill.request.document import read
+from promptmill.request.forms import form_of
 from promptmill.request.members import last_value, members, without
 
 ROOMY = 1 << 20
@@ -747,6 +751,25 @@ def test_rendering_what_was_not_accepted_is_a_usage_error(data, form):
         render(data, form, PLAIN)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": [], "stream": true}}',
+        b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}',
+        b'{"prompt": "Hi", "custom_id": "a"}',
+    ],
+)
+def test_a_form_that_was_not_settled_is_found_when_it_is_needed(line):
+    defaults = Defaults(model="m")
+    form = form_of(read(line).fields, defaults)
+    assert render(line, None, defaults) == render(line, form, defaults)
+
+
+def test_a_line_of_no_known_form_is_a_usage_error_too():
+    with pytest.raises(UsageError, match="the line makes no request"):
+        render(b"Hi", None, PLAIN)
+
+
 # Laws
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -943,3 +966,19 @@ def test_the_page_has_every_code_and_every_path():
     codes = {code for _, code, _, _ in WRONG} | {"url_mismatch", "duplicate_custom_id"}
     assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
     assert [path for path in PATHS if f"`{path}`" not in text] == []
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 20))
+def test_a_cutter_gives_what_a_reader_gives(content: bytes, cuts: list[int], most: int):
+    chunks, at = [], 0
+    for cut in itertools.cycle(cuts):
+        if at >= len(content):
+            break
+        chunks.append(content[at : at + cut])
+        at += cut
+    cutter = LineCutter(most)
+    pushed = [line for chunk in chunks for line in cutter.feed(chunk)]
+    assert cutter.open_bytes == len(content.rpartition(b"\n")[2])
+    assert cutter.ended_lines == content.count(b"\n")
+    assert [*pushed, *cutter.end()] == list(read_lines([content], most))
+    assert list(cutter.end()) == []

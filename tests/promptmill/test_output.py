@@ -97,7 +97,11 @@ def test_an_error_without_a_body_has_an_empty_one():
         ('{"choices":["Zü'.encode()[:-1], "application/json", '{"choices":["Z\N{REPLACEMENT CHARACTER}'),
         (b'{"choices":[]}', "application/json", {"choices": []}),
         (b"<html>", "text/html", "<html>"),
-        (b"\x00\x01", "audio/wav", {"content_type": "audio/wav", "encoding": "base64", "data": "AAE="}),
+        (
+            b"\x00\x01",
+            "audio/wav",
+            {"content_type": "audio/wav", "encoding": "base64", "data": "AAE=", "file_id": "file-4f1c-17"},
+        ),
     ],
 )
 def test_a_useless_answer_with_status_200_does_not_look_like_a_success(body, content_type, shown):
@@ -146,6 +150,7 @@ def test_audio_is_base64():
         "content_type": "audio/wav",
         "encoding": "base64",
         "data": base64.b64encode(b"RIFF\x00\xff").decode(),
+        "file_id": "file-4f1c-17",
     }
 
 

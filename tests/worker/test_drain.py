@@ -1,15 +1,16 @@
 """The drain, against endpoints that do what a test says: what is claimed, what ends it, what it survives."""
 
 import asyncio
+import json
 import time
 
 import pytest
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.job import State
+from promptmill.job import LaneState, State
 from promptmill.outcome import Reason
-from promptmill.store import batches, claims, workers
+from promptmill.store import batches, claims, lanes, workers
 from promptmill.store.claims import Claimed
 from promptmill.tables import workers as worker_rows
 from tests.conftest import eventually
@@ -128,6 +129,97 @@ async def test_an_answer_that_is_not_written_takes_up_the_place_of_its_call(sqli
         let_through.set()
         await ended(task)
     assert await shop.ledger(batch) == {"succeeded": 30}
+
+
+# ---------------------------------------------------------------- on a server, which never ends by itself
+
+
+async def test_a_drain_without_an_end_goes_on_and_takes_single_jobs_when_it_is_woken(db, monkeypatch):
+    monkeypatch.setattr(drain_module, "POLL_SECONDS", 3600.0)  # so it is the hint that finds them
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        async with shop.serving() as drain:
+            for n in range(1, 6):
+                batch = await shop.batch(chats(1))
+                began = time.monotonic()
+                drain.wake()
+                await eventually(lambda n=n: drain.counts.succeeded == n)
+                assert time.monotonic() - began < 1.5
+                assert not await shop.unfinished(batch)
+
+
+async def test_a_small_batch_for_a_model_that_is_not_there_halts_and_is_seen(db):
+    async with endpoint(lambda _: refusal("404 Not Found", "no such model")) as upstream:
+        shop = workshop(db, upstream.url)
+        async with shop.serving() as drain:
+            batch = await shop.batch(chats(2))
+            await eventually(lambda: is_halted(shop))
+            await eventually(lambda: drain.counts.waits == 2)
+            assert await shop.unfinished(batch) == {State.READY: 2}
+            assert not drain._calls.holds_any()
+
+
+async def is_halted(shop) -> bool:
+    return [
+        (lane.reason, lane.halt_status) for lane in await lanes.read(shop.db) if lane.state is LaneState.HALTED
+    ] == [("no such model", 404)]
+
+
+async def test_a_404_is_judged_when_its_neighbour_has_failed_for_good(sqlite_db):
+    """The neighbour never says anything about the model: nothing more is to come."""
+
+    def answers(call) -> bytes:
+        return refusal("404 Not Found", "no such model") if text_of(call) == "0" else refusal("500 Oops")
+
+    async with endpoint(answers) as upstream:
+        shop = workshop(sqlite_db, upstream.url, max_attempts=3)
+        async with shop.serving() as drain:
+            batch = await shop.batch(chats(2))
+            await eventually(lambda: is_halted(shop))
+            await eventually(lambda: drain.counts.waits == 1)
+        assert await shop.ledger(batch) == {"model_not_available": 1, "server_error": 3}
+
+
+async def test_a_403_waits_for_a_neighbour_that_is_tried_again(sqlite_db):
+    def answers(call) -> bytes:
+        if text_of(call) == "0":
+            return refusal("403 Forbidden", "too long for you")
+        return refusal("429 Slow down", "soon", "Retry-After: 2") if len(upstream.calls) <= 2 else chat()
+
+    async with endpoint(answers) as upstream:
+        shop = workshop(sqlite_db, upstream.url)
+        async with shop.serving() as drain:
+            batch = await shop.batch(chats(2))
+            await eventually(lambda: drain.counts.succeeded == drain.counts.failed == 1)
+            assert not drain.halts()
+    assert [result.error_code for result in await shop.results(batch)] == ["forbidden", None]
+
+
+async def test_a_refused_key_that_had_worked_does_not_hold_the_last_jobs_for_ever(db):
+    async with endpoint(lambda _: chat() if len(upstream.calls) <= 3 else refusal("401 No", "revoked")) as upstream:
+        shop = workshop(db, upstream.url)
+        async with shop.serving() as drain:
+            await shop.batch(chats(3))
+            await eventually(lambda: drain.counts.succeeded == 3)
+            batch = await shop.batch(chats(2))
+            await eventually(lambda: drain.counts.failed == 2)
+        assert [result.error_code for result in await shop.results(batch)] == ["unauthorized"] * 2
+
+
+async def test_a_heartbeat_says_what_its_lanes_wait_for(sqlite_db, monkeypatch):
+    monkeypatch.setattr(drain_module.workers, "HEARTBEAT_SECONDS", 0.05)
+    async with endpoint(lambda _: refusal("401 No", "not you")) as upstream:
+        shop = workshop(sqlite_db, upstream.url)
+        async with shop.serving():
+            await shop.batch(chats(2))
+
+            async def halted_is_shown() -> bool:
+                (lane,) = await lanes.read(sqlite_db)
+                async with sqlite_db.read() as connection:
+                    text = (await connection.execute(sa.select(worker_rows.c.waiting_for))).scalar_one()
+                return json.loads(text or "{}") == {str(lane.id): "halted"}
+
+            await eventually(halted_is_shown)
 
 
 # ---------------------------------------------------------------- stopping

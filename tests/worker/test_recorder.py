@@ -64,6 +64,36 @@ async def test_what_comes_together_is_written_together_and_told_afterwards(store
     await made.close()
 
 
+async def test_after_a_silence_an_ending_waits_for_nothing_and_the_next_ones_for_each_other(store, monkeypatch):
+    monkeypatch.setattr(module, "GATHER_SECONDS", 1.0)
+    made = recorder(told := [])
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    made.put(ending(0))
+    await eventually(lambda: told)
+    assert loop.time() - began < 0.5
+    made.put(ending(1))
+    made.put(ending(2))
+    await eventually(lambda: len(told) == 3)
+    assert loop.time() - began >= 1.0
+    assert [len(group) for group in store.groups] == [1, 2]
+    await made.close()
+
+
+@pytest.mark.usefixtures("store")
+async def test_who_hurries_does_not_wait_for_others(monkeypatch):
+    monkeypatch.setattr(module, "GATHER_SECONDS", 3600.0)
+    made = recorder(told := [])
+    made.put(ending(0))
+    await eventually(lambda: told)
+    made.put(ending(1))
+    assert (made.waiting, made.backlog) == (1, 1)
+    made.hurry()
+    await eventually(lambda: len(told) == 2)
+    assert made.waiting == 0
+    await made.close()
+
+
 async def test_more_than_a_statement_takes_is_written_in_pieces_in_order(store):
     told: list[Ending] = []
     made = recorder(told)

@@ -6,21 +6,23 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from promptmill.engine import Database
+from promptmill.hints import Hints, LocalHints
 from promptmill.intake import Source, Terms, take_in
 from promptmill.job import State
 from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import batches
 from promptmill.store.batches import BatchRow
 from promptmill.store.results import Result, stream
-from promptmill.tables import attempts, jobs
+from promptmill.tables import attempts, file_parts, jobs
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
 from worker.limits.memory import MemoryLimiter
@@ -45,6 +47,7 @@ class Workshop:
     db: Database
     settings: Settings
     clock: Callable[[], float] = time.time
+    hints: Hints = field(default_factory=LocalHints)
 
     async def batch(
         self, lines: Iterable[dict[str, Any] | bytes], *, folder: Path | None = None, **terms: Any
@@ -60,8 +63,30 @@ class Workshop:
         clock = clock or self.clock
         only = None if batch is None else frozenset({batch.id})
         wanted = DrainTerms(**{"worker_name": "test:1", "only_batches": only, "until_done": True, **terms})
-        desk = Desk(self.settings, clock=clock)
-        return Drain(self.db, self.settings, desk, MemoryLimiter(clock), wanted, clock=clock, rng=a_little)
+        desk = Desk(self.settings, clock=clock, hints=self.hints)
+        return Drain(
+            self.db, self.settings, desk, MemoryLimiter(clock), wanted, clock=clock, rng=a_little, hints=self.hints
+        )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Drain]:
+        """A drain that works on whatever comes until it is stopped, as a server's does."""
+        drain, stop = self.drain(until_done=False), asyncio.Event()
+        task = asyncio.create_task(drain.run(stop))
+        try:
+            yield drain
+            assert not task.done()
+        finally:
+            stop.set()
+            async with asyncio.timeout(20):
+                await task
+
+    async def rewrite(self, batch: BatchRow, *lines: dict[str, Any]) -> None:
+        """Put other lines in place of the batch's own, as doors do that check in their own way and settle no form."""
+        async with self.db.write() as connection:
+            for part, line in enumerate(lines):
+                theirs = sa.update(file_parts).where(file_parts.c.file_id == batch.file_id, file_parts.c.part == part)
+                await connection.execute(theirs.values(encoding=0, form=None, data=json.dumps(line).encode()))
 
     async def work(self, batch: BatchRow, *, seconds: float = 30.0, **terms: Any) -> Drain:
         """Work the batch to its end."""

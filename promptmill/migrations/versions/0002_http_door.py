@@ -109,6 +109,7 @@ def _uploads() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("mime_type", sa.Text(), nullable=True),
+        sa.Column("checksum", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_promptmill_uploads"),
@@ -134,7 +135,8 @@ def _requests() -> None:
         "promptmill_job_notes",
         sa.Column("batch_id", _ID, autoincrement=False, nullable=False),
         sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("batch_id", "position", name="pk_promptmill_job_notes"),
     )
     op.create_table(

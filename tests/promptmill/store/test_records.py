@@ -1,11 +1,14 @@
 """running → finished, waiting or ready again: fenced, counted, and all in one transaction."""
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from promptmill.job import BatchState, State
 from promptmill.store import batches, results, upkeep, workers
 from promptmill.tables import attempts, jobs
+from promptmill.tables import results as results_table
 
 
 async def rows(db, table):
@@ -109,9 +112,40 @@ async def test_what_is_late_expires_and_closes_the_batch(mill):
     assert await upkeep.expire(mill.db, now=mill.clock() + 61) == 2
     await mill.record(worker, mill.answered(job))  # it was running: it still made it
     done = await batches.get(mill.db, batch.id)
-    assert (done.succeeded, done.expired, done.state) == (1, 2, BatchState.COMPLETED)
+    assert (done.succeeded, done.expired, done.state) == (1, 2, BatchState.EXPIRED)
     codes = [(r.state, r.error_code) async for r in results.stream(mill.db, batch.id)]
     assert codes == [(State.SUCCEEDED, None), (State.EXPIRED, "batch_expired"), (State.EXPIRED, "batch_expired")]
+
+
+async def test_headers_come_back_where_there_were_some(mill):
+    batch, worker = await mill.batch(2), await mill.worker()
+    one, two = await mill.claim(worker, batch, 2)
+    headers = {"x-request-id": "r", "x-odd": "\xfc \0"}
+    ending = mill.answered(one)
+    await mill.record(worker, replace(ending, outcome=replace(ending.outcome, headers=headers)), mill.answered(two))
+    found = [result.headers async for result in results.stream(mill.db, batch.id)]
+    assert found == [headers, {}]
+    async with mill.db.read() as connection:
+        kept = await connection.execute(sa.select(results_table.c.headers).order_by(results_table.c.position))
+        assert [text is None for text in kept.scalars()] == [False, True]
+
+
+async def test_a_batch_to_which_jobs_may_be_added_is_not_closed(mill):
+    batch, worker = await mill.batch(1, is_open=True), await mill.worker()
+    (job,) = await mill.claim(worker, batch, 1)
+    await mill.record(worker, mill.answered(job))
+    found = await batches.get(mill.db, batch.id)
+    assert (found.succeeded, found.total, found.state, found.finished_at) == (1, 1, BatchState.IN_PROGRESS, None)
+
+
+async def test_expired_jobs_of_a_batch_without_a_deadline_leave_it_complete(mill):
+    """Each had a deadline of its own; the batch had none that it could have missed."""
+    batch = await mill.batch(2)
+    async with mill.db.write() as connection:
+        await connection.execute(sa.update(jobs).values(deadline=mill.clock() + 60))
+    assert await upkeep.expire(mill.db, now=mill.clock() + 61) == 2
+    done = await batches.get(mill.db, batch.id)
+    assert (done.expired, done.state) == (2, BatchState.COMPLETED)
 
 
 async def test_discarding_leaves_nothing(mill):

@@ -1,0 +1,120 @@
+"""What a producer may ask of a batch, read and checked."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from api.errors import invalid
+from api.jobs import check_metadata
+from promptmill.kinds import PATHS, known_path
+
+MIN_OUTPUT_SECONDS: Final = 3_600
+MAX_OUTPUT_SECONDS: Final = 2_592_000
+MAX_WINDOW_SECONDS: Final = 365 * 86_400
+
+DEFAULT_WINDOW: Final = "24h"
+#: As long as it takes.
+NO_WINDOW: Final = "background"
+
+_WINDOW: Final = re.compile(r"(\d{1,9})([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class ExpiresAfter(msgspec.Struct):
+    """When the output file goes."""
+
+    anchor: str
+    seconds: int
+
+
+class BatchRequest(msgspec.Struct, kw_only=True):
+    """OpenAI's and Together's body in one; `open` is ours."""
+
+    input_file_id: str | None = None
+    endpoint: str | None = None
+    completion_window: str | None = None
+    metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+    priority: int | str | None = None
+    model_id: str | None = None
+    open: bool = False
+
+
+#: What the OpenAPI document says of it.
+BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "input_file_id": {"type": "string", "description": "A file of purpose batch or batch-api."},
+        "endpoint": {"type": "string", "description": "Where the lines go.", "enum": list(PATHS)},
+        "completion_window": {
+            "type": "string",
+            "default": DEFAULT_WINDOW,
+            "pattern": f"^([0-9]+[smhd]|{NO_WINDOW})$",
+            "description": "90m, 24h, 7d (365 days at most), or background: as long as it takes.",
+        },
+        "metadata": {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string"}},
+        "output_expires_after": {
+            "type": "object",
+            "required": ["anchor", "seconds"],
+            "properties": {
+                "anchor": {"type": "string", "enum": ["created_at"]},
+                "seconds": {"type": "integer", "minimum": MIN_OUTPUT_SECONDS, "maximum": MAX_OUTPUT_SECONDS},
+            },
+        },
+        "priority": {"type": ["integer", "string"], "description": "A number, or a class: high, normal, background."},
+        "model_id": {"type": "string", "description": "For lines that name no model."},
+        "open": {"type": "boolean", "default": False, "description": "Jobs can be added until it is sealed."},
+    },
+}
+
+
+def path_of(wanted: BatchRequest) -> str | None:
+    """The endpoint as it stands in PATHS; None: each line says it (an open batch only). Raises ApiError."""
+    if wanted.endpoint is None:
+        if wanted.open:
+            return None
+        raise invalid("endpoint is missing.", param="endpoint", code="missing_required_parameter")
+    path = known_path(wanted.endpoint)
+    if path is None:
+        raise invalid(
+            f"The endpoint {wanted.endpoint[:100]!r} is not one of {', '.join(PATHS)}.",
+            param="endpoint", code="invalid_endpoint",
+        )  # fmt: skip
+    return path
+
+
+def window_of(wanted: BatchRequest) -> tuple[str, float | None]:
+    """The window as it is shown, and its seconds. Raises ApiError."""
+    text = DEFAULT_WINDOW if wanted.completion_window is None else wanted.completion_window
+    if text == NO_WINDOW:
+        return text, None
+    found = _WINDOW.fullmatch(text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= MAX_WINDOW_SECONDS:
+        raise invalid(
+            "completion_window must be like 90m, 24h or 7d, 365 days at most, or background.", param="completion_window"
+        )
+    return text, float(seconds)
+
+
+def metadata_of(metadata: Mapping[str, str] | None) -> str | None:
+    """As it is stored. Raises ApiError."""
+    check_metadata(metadata)
+    return None if metadata is None else msgspec.json.encode(metadata).decode()
+
+
+def output_seconds_of(wanted: BatchRequest) -> int | None:
+    """How long the output is kept. Raises ApiError."""
+    after = wanted.output_expires_after
+    if after is None:
+        return None
+    if after.anchor != "created_at":
+        raise invalid("output_expires_after.anchor must be created_at.", param="output_expires_after.anchor")
+    if not MIN_OUTPUT_SECONDS <= after.seconds <= MAX_OUTPUT_SECONDS:
+        raise invalid(
+            f"output_expires_after.seconds must lie between {MIN_OUTPUT_SECONDS} and {MAX_OUTPUT_SECONDS}.",
+            param="output_expires_after.seconds",
+        )
+    return after.seconds

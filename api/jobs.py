@@ -1,0 +1,267 @@
+"""Jobs submitted over HTTP by themselves: taken in, looked at, listed, cancelled, tried again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from msgspec import UNSET, Raw, UnsetType
+from starlette.responses import JSONResponse
+
+from api import bodies, idempotency
+from api.auth import Caller, CallerIs
+from api.dialects.jobs import JobObject, SubmittedObject, full_job, job_object
+from api.errors import ApiError, invalid, not_found
+from api.openapi import answers, takes
+from api.priorities import priority
+from api.state import House, HouseIs
+from api.times import moment
+from promptmill.errors import LineError
+from promptmill.intake.again import AGAIN, start_again
+from promptmill.intake.inbox import Submission, Submitted
+from promptmill.job import FINISHED, State
+from promptmill.store import batches, jobs
+from promptmill.store.jobs import JobRow
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+#: Jobs of one request.
+MAX_JOBS: Final = 10_000
+MAX_WAIT_SECONDS: Final = 600.0
+_MAX_PAIRS, _MAX_NAME, _MAX_VALUE = 16, 64, 512
+
+
+class JobRequest(msgspec.Struct, kw_only=True):
+    """One job. Without `body`, the whole object is the body."""
+
+    body: Raw | UnsetType = UNSET
+    url: str | None = None
+    method: str | None = None
+    custom_id: str | None = None
+    priority: int | str | None = None
+    not_before: float | str | None = None
+    deadline: float | str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class JobsRequest(JobRequest, kw_only=True):
+    """One job, or many in `requests`; what stands beside them holds for all that do not say otherwise."""
+
+    requests: list[JobRequest] | UnsetType = UNSET
+
+
+#: What the OpenAPI document says of it.
+_BODY: Final = {"type": "object", "description": "A request body of one of the eight endpoints."}
+_MOMENT: Final = {"type": ["number", "string", "null"], "description": "Unix seconds, or RFC 3339."}
+_ONE: Final[dict[str, Any]] = {
+    "body": _BODY,
+    "url": {"type": ["string", "null"], "description": "The endpoint; else it is told by the body's fields."},
+    "method": {"type": ["string", "null"], "enum": ["POST", None]},
+    "custom_id": {"type": ["string", "null"], "maxLength": 512},
+    "priority": {"type": ["integer", "string", "null"], "description": "A number, or a class: high, normal, …"},
+    "not_before": _MOMENT,
+    "deadline": _MOMENT,
+    "metadata": {"type": ["object", "null"], "additionalProperties": {"type": "string"}, "maxProperties": 16},
+}
+_MANY: Final = {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["body"], "properties": _ONE}}
+_TAKEN: Final = {"type": "object", "properties": {**_ONE, "requests": _MANY}}
+
+
+@router.post(
+    "", status_code=202, openapi_extra=takes(_TAKEN), responses=answers(SubmittedObject, 404, 409, 413, status=202)
+)
+async def submit(request: Request, house: HouseIs, caller: CallerIs) -> Response:
+    """Enqueue one or many jobs, all or none."""
+    data = await bodies.read(request, house.settings.max_request_bytes)
+    wanted = bodies.decode(data, JobsRequest)
+    key = idempotency.key_of(request)
+    if key is not None:
+        known = await idempotency.begin(house, caller, key, data)
+        if known is not None:
+            return _accepted(request, known)
+    try:
+        made = await house.inbox.submit(await _submissions(house, caller, wanted, data))
+    except BaseException:
+        if key is not None:
+            await idempotency.forget(house, caller, key)
+        raise
+    told = _told(made, many=not isinstance(wanted.requests, UnsetType))
+    if key is not None:
+        await idempotency.finish(house, caller, key, told)
+    return _accepted(request, told)
+
+
+def _told(made: Sequence[Submitted], *, many: bool) -> dict[str, Any]:
+    ids = [one.public_id for one in made]
+    data = [{"id": public_id, "object": "job", "status": State.READY.value} for public_id in ids]
+    return {"object": "list", "data": data, "ids": ids} if many else {**data[0], "ids": ids}
+
+
+def _accepted(request: Request, told: Mapping[str, Any]) -> Response:
+    base = str(request.base_url).rstrip("/")
+    first = told["ids"][0]
+    location = f"{base}/v1/jobs/{first}" if "id" in told else f"{base}/v1/jobs?after={first}"
+    return JSONResponse(dict(told), status_code=202, headers={"Location": location})
+
+
+async def _submissions(house: House, caller: Caller, wanted: JobsRequest, data: bytes) -> list[Submission]:
+    if isinstance(wanted.requests, UnsetType):
+        if isinstance(wanted.body, UnsetType):
+            wanted = JobsRequest(body=Raw(data.strip()))  # the whole object is the body: nothing else was meant
+        return [await _submission(house, caller, wanted, wanted, "")]
+    if not isinstance(wanted.body, UnsetType):
+        raise invalid("Send `body` for one job or `requests` for many, not both.", param="requests")
+    if not wanted.requests:
+        raise invalid("requests is empty: there is nothing to do.", param="requests")
+    if len(wanted.requests) > MAX_JOBS:
+        raise invalid(f"requests has more than {MAX_JOBS:,} jobs; make a batch of a file of them.", param="requests")
+    submissions = []
+    for index, one in enumerate(wanted.requests):
+        if isinstance(one.body, UnsetType):
+            raise invalid(f"requests[{index}] has no body.", param=f"requests[{index}].body")
+        submissions.append(await _submission(house, caller, one, wanted, f"requests[{index}]."))
+    return submissions
+
+
+async def _submission(house: House, caller: Caller, one: JobRequest, shared: JobRequest, where: str) -> Submission:
+    envelope = msgspec.json.encode(
+        {name: value for name in ("custom_id", "method", "url") if (value := getattr(one, name)) is not None}
+        | {"body": one.body}
+    )
+    found = await house.inbox.checked(caller.tenant_id, envelope)
+    if isinstance(found, LineError):
+        raise line_refused(found, where)
+    parsed, lane_id = found
+    now = house.clock()
+    deadline = moment(one.deadline if one.deadline is not None else shared.deadline, "deadline")
+    if deadline is not None and deadline <= now:
+        raise invalid("deadline has passed already.", param=f"{where}deadline")
+    metadata = one.metadata if one.metadata is not None else shared.metadata
+    check_metadata(metadata, f"{where}metadata")
+    return Submission(
+        tenant_id=caller.tenant_id,
+        line=envelope,
+        parsed=parsed,
+        lane_id=lane_id,
+        priority=priority(one.priority if one.priority is not None else shared.priority),
+        not_before=moment(one.not_before if one.not_before is not None else shared.not_before, "not_before"),
+        deadline=deadline,
+        metadata=metadata,
+    )
+
+
+def line_refused(error: LineError, where: str = "") -> ApiError:
+    """A request that makes no job, as an answer."""
+    status = {"model_not_found": 404, "line_too_large": 413}.get(error.code, 400)
+    words = error.message[:1].upper() + error.message[1:]
+    named = where.removesuffix(".")
+    return ApiError(
+        status, f"{named}: {error.message}." if named else f"{words}.", code=error.code,
+        param=f"{where}{error.param}" if error.param else named or None,
+    )  # fmt: skip
+
+
+def check_metadata(metadata: Mapping[str, str] | None, param: str = "metadata") -> None:
+    """OpenAI's bounds. Raises ApiError."""
+    if metadata is None:
+        return
+    if len(metadata) > _MAX_PAIRS:
+        raise invalid(f"metadata has more than {_MAX_PAIRS} pairs.", param=param)
+    for name, value in metadata.items():
+        if len(name) > _MAX_NAME or len(value) > _MAX_VALUE:
+            raise invalid(f"metadata: keys have at most {_MAX_NAME} characters, values {_MAX_VALUE}.", param=param)
+
+
+# ---------------------------------------------------------------------- one job
+
+
+@router.get("/{job_id}", responses=answers(JobObject, 404))
+async def retrieve(
+    job_id: str, house: HouseIs, caller: CallerIs, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0
+) -> Response:
+    """The job: its state, its attempts with their reasons, and its result. `wait`: for so many seconds, until it is
+    finished."""
+    row = await _found(house, caller, job_id)
+    if wait and row.state not in FINISHED:
+        await house.waiting.within(row.key, wait)
+        row = await _found(house, caller, job_id)
+    return await _shown(house, row)
+
+
+@router.post("/{job_id}/cancel", responses=answers(JobObject, 404, 409))
+async def cancel(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
+    """Stop a job that was not sent yet. A call that is under way ends and is kept."""
+    row = await _found(house, caller, job_id)
+    if not await jobs.cancel(house.db, row.key, now=house.clock()):
+        row = await _found(house, caller, job_id)
+        if row.state is not State.CANCELLED:
+            raise ApiError(
+                409, f"{job_id} is {row.state.value}; only jobs that are not sent yet can be cancelled.",
+                code="job_not_cancellable",
+            )  # fmt: skip
+    await house.hints.finished([row.key])
+    return await _shown(house, await _found(house, caller, job_id))
+
+
+@router.post("/{job_id}/retry", responses=answers(JobObject, 404, 409))
+async def retry(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
+    """Try a job again that failed, expired or was cancelled. The ledger keeps its earlier attempts."""
+    row = await _found(house, caller, job_id)
+    batch_id, position = row.key
+    if row.state not in AGAIN or not await start_again(
+        house.db, house.settings, batch_id, positions=[position], clock=house.clock
+    ):
+        raise ApiError(
+            409, f"{job_id} is {row.state.value}; only jobs that failed, expired or were cancelled are tried again.",
+            code="job_not_retriable",
+        )  # fmt: skip
+    await house.ring()
+    return await _shown(house, await _found(house, caller, job_id))
+
+
+@router.get("", responses=answers({"type": "object"}, 404))
+async def list_jobs(
+    house: HouseIs,
+    caller: CallerIs,
+    status: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+    batch_id: Annotated[str | None, Query(description="Only jobs of this batch; else those submitted singly.")] = None,
+    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """Jobs, the newest first."""
+    batch = None
+    if batch_id is not None:
+        batch = await batches.by_public_id(house.db, batch_id, tenant_id=caller.tenant_id)
+        if batch is None:
+            raise not_found("batch", batch_id)
+    behind = None
+    if after is not None:
+        last = await jobs.get(house.db, after, tenant_id=caller.tenant_id)
+        if last is None:
+            raise invalid(f"after: no job {after[:100]!r}; give the last id of the page before.", param="after")
+        behind = last.key
+    rows = await jobs.listed(
+        house.db, tenant_id=caller.tenant_id, batch_id=batch.id if batch else None, after=behind,
+        states=None if status is None else [status], limit=limit + 1,
+    )  # fmt: skip
+    shown = [job_object(row) for row in rows[:limit]]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": shown,
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
+            "has_more": len(rows) > limit,
+        }
+    )
+
+
+async def _found(house: House, caller: Caller, job_id: str) -> JobRow:
+    row = await jobs.get(house.db, job_id, tenant_id=caller.tenant_id)
+    if row is None:
+        raise not_found("job", job_id)
+    return row
+
+
+async def _shown(house: House, row: JobRow) -> Response:
+    return Response(await full_job(house.db, row), media_type="application/json")

@@ -1,0 +1,217 @@
+"""Forms with a file in them, parsed as they come: the file is never in memory, nor on this machine's disk.
+
+The file may stand before the fields that say what it is for (OpenAI's TypeScript client sends it so).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from api.bodies import too_large
+from api.errors import ApiError, invalid
+
+#: One field that is no file, and how many there may be.
+MAX_FIELD_BYTES: Final = 64 * 1024
+MAX_FIELDS: Final = 64
+MAX_NAME: Final = 512
+_MAX_BOUNDARY: Final = 200
+#: What a form may have around its file.
+_FRAME_BYTES: Final = MAX_FIELD_BYTES * MAX_FIELDS
+
+
+class Sink(Protocol):
+    """Where a file goes."""
+
+    async def feed(self, chunk: bytes) -> None:
+        """More of it."""
+
+
+#: Told the file's name, the fields that came before it, and its declared type; returns where it goes.
+Opened = Callable[[str, Mapping[str, str]], Awaitable[Sink]]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form, and whether there was a file."""
+
+    fields: Mapping[str, str]
+    has_file: bool
+
+
+class _Event(Enum):
+    HEADERS = 1
+    DATA = 2
+    END_OF_PART = 3
+    END = 4
+
+
+def media_type(request: Request) -> str:
+    """The body's type, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def unsupported(request: Request, wanted: str) -> ApiError:
+    """The body is of another type."""
+    found = request.headers.get("content-type", "")[:60] or "untyped"
+    return ApiError(415, f"The body must be {wanted}, not {found}.", code="unsupported_media_type")
+
+
+async def chunks(request: Request, limit_bytes: int, what: str = "file") -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ApiError when it is larger than the limit, or ends too soon."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and len(announced) < MAX_NAME and int(announced) > limit_bytes:
+        raise too_large(limit_bytes, what)
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit_bytes:
+                raise too_large(limit_bytes, what)
+            if chunk:
+                yield chunk
+    except ClientDisconnect:
+        raise invalid("The body ended before it was complete.") from None
+
+
+async def receive(request: Request, limit_bytes: int, opened: Opened, *, file_field: str = "file") -> Form:
+    """Read a whole form; its file goes where `opened` says. Raises ApiError for what is no form, or too large."""
+    reader = _Reader(_boundary(request), limit_bytes, opened, file_field)
+    async for chunk in chunks(request, limit_bytes + _FRAME_BYTES):
+        await reader.feed(chunk)
+    if not reader.ended:
+        raise invalid("The form ends in the middle: its last boundary is missing.", code="invalid_form")
+    return Form(reader.fields, reader.has_file)
+
+
+def _boundary(request: Request) -> bytes:
+    if media_type(request) != "multipart/form-data":
+        raise unsupported(request, "multipart/form-data")
+    _, parameters = parse_options_header(request.headers["content-type"].encode("latin-1"))
+    boundary = parameters.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY:
+        raise invalid("The Content-Type has no boundary, or one that is too long.", code="invalid_form")
+    return boundary
+
+
+class _Reader:
+    """One form. The parser calls back while it looks at a chunk; what it found is then worked off in order."""
+
+    def __init__(self, boundary: bytes, limit_bytes: int, opened: Opened, file_field: str) -> None:
+        self.fields: dict[str, str] = {}
+        self.has_file = False
+        self.ended = False
+        self._limit = limit_bytes
+        self._opened = opened
+        self._file_field = file_field
+        self._events: list[tuple[_Event, bytes]] = []
+        self._header: list[bytes] = [b"", b""]
+        self._headers: dict[bytes, bytes] = {}
+        self._name = ""
+        self._value = b""
+        self._sink: Sink | None = None
+        self._file_bytes = 0
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._headers.clear,
+                "on_header_field": lambda data, start, end: self._on_header(0, data[start:end]),
+                "on_header_value": lambda data, start, end: self._on_header(1, data[start:end]),
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_part_data": lambda data, start, end: self._events.append((_Event.DATA, data[start:end])),
+                "on_part_end": lambda: self._events.append((_Event.END_OF_PART, b"")),
+                "on_end": lambda: self._events.append((_Event.END, b"")),
+            },
+        )
+
+    async def feed(self, chunk: bytes) -> None:
+        """More of the form."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise invalid(f"The form cannot be read: {str(error)[:200]}", code="invalid_form") from None
+        events, self._events = self._events, []
+        for event, data in events:
+            if event is _Event.HEADERS:
+                await self._begin(data)
+            elif event is _Event.DATA:
+                await self._data(data)
+            elif event is _Event.END_OF_PART:
+                self._end_part()
+            else:
+                self.ended = True
+
+    def _on_header(self, which: int, data: bytes) -> None:
+        self._header[which] += data
+
+    def _on_header_end(self) -> None:
+        name, value = self._header
+        self._headers[name.strip().lower()] = value
+        self._header = [b"", b""]
+
+    def _on_headers_finished(self) -> None:
+        self._events.append((_Event.HEADERS, self._headers.get(b"content-disposition", b"")))
+
+    async def _begin(self, disposition: bytes) -> None:
+        kind, parameters = parse_options_header(disposition)
+        if kind != b"form-data" or b"name" not in parameters:
+            raise invalid("A part of the form has no name.", code="invalid_form")
+        self._name = text(parameters[b"name"], "the name of a field")
+        self._value = b""
+        self._sink = None
+        if b"filename" in parameters:
+            await self._begin_file(text(parameters[b"filename"], "the file's name"))
+        elif self._name == self._file_field:
+            raise invalid(
+                f"`{self._file_field}` must be a file, with a filename; it is a text.", param=self._file_field
+            )
+        elif len(self.fields) >= MAX_FIELDS:
+            raise invalid(f"The form has more than {MAX_FIELDS} fields.", code="invalid_form")
+
+    async def _begin_file(self, filename: str) -> None:
+        if self._name != self._file_field:
+            raise invalid(f"The file must be in the field `{self._file_field}`, not in {self._name[:60]!r}.")
+        if self.has_file:
+            raise invalid("The form has more than one file.", param=self._file_field)
+        self.has_file = True
+        self._sink = await self._opened(file_name(filename), self.fields)
+
+    async def _data(self, data: bytes) -> None:
+        if self._sink is None:
+            self._value += data
+            if len(self._value) > MAX_FIELD_BYTES:
+                raise invalid(f"The field {self._name[:60]!r} has more than {MAX_FIELD_BYTES:,} bytes.")
+            return
+        self._file_bytes += len(data)
+        if self._file_bytes > self._limit:
+            raise too_large(self._limit, "file")
+        await self._sink.feed(data)
+
+    def _end_part(self) -> None:
+        if self._sink is None:
+            self.fields[self._name] = text(self._value, f"the field {self._name[:60]!r}")
+        self._sink = None
+
+
+def text(data: bytes, what: str) -> str:
+    """Bytes of a form as text. Raises ApiError where they are none that can be kept."""
+    try:
+        value = data.decode()
+    except UnicodeDecodeError:
+        raise invalid(f"{what[:1].upper()}{what[1:]} is not UTF-8.", code="invalid_form") from None
+    if "\0" in value:
+        raise invalid(f"{what[:1].upper()}{what[1:]} has a NUL character.", code="invalid_form")
+    return value
+
+
+def file_name(given: str) -> str:
+    """The name of a file without its folders. Raises ApiError for one that cannot be kept."""
+    name = given.replace("\\", "/").rpartition("/")[2].strip()
+    if not name or "\0" in name or len(name) > MAX_NAME:
+        raise invalid(f"The file needs a name of 1 to {MAX_NAME} characters, without NUL.", param="filename")
+    return name

@@ -1,0 +1,128 @@
+"""A batch of an uploaded file while its lines are checked: who does it, and what is taken back when it goes wrong.
+
+One process at a time holds such a batch, for as long as it says so now and then. Whatever it writes is conditional on
+holding it still: who lost it (its process stood still, the batch was cancelled) writes nothing more. A batch that
+nobody holds is taken over and begun anew.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from promptmill.engine import Database
+from promptmill.job import BatchState
+from promptmill.store.rows import batch_in, last_within
+from promptmill.tables import batch_lanes, batches, file_parts, jobs, results
+
+#: Who says nothing for so long has lost the batch.
+HELD_SECONDS: Final = 20.0
+
+#: Read and written together.
+LINES_AT_ONCE: Final = 500
+BYTES_AT_ONCE: Final = 4 * 1024 * 1024
+#: Taken back together.
+_ROWS_AT_ONCE: Final = 5_000
+
+
+class Lost(Exception):  # noqa: N818 - a fact: somebody else has the batch now
+    """The batch is not held any more; whatever was to be written was not."""
+
+
+async def left(db: Database, *, now: float) -> list[int]:
+    """Batches that nobody holds, the oldest first."""
+    free = sa.func.coalesce(batches.c.validator_until, 0.0) <= now
+    statement = sa.select(batches.c.id).where(
+        batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), batches.c.dialect.is_not(None), free
+    )
+    async with db.read() as connection:
+        return list((await connection.execute(statement.order_by(batches.c.id))).scalars())
+
+
+async def take(db: Database, *, batch_id: int, holder: str, now: float) -> bool:
+    """Hold the batch from now on, where nobody else does."""
+    free = sa.func.coalesce(batches.c.validator_until, 0.0) <= now
+    mine = sa.update(batches).where(
+        batches.c.id == batch_id, batch_in(BatchState.VALIDATING), sa.or_(free, batches.c.validator == holder)
+    )
+    async with db.write() as connection:
+        taken = await connection.execute(mine.values(validator=holder, validator_until=now + HELD_SECONDS))
+        return taken.rowcount > 0
+
+
+async def hold(connection: AsyncConnection, *, batch_id: int, holder: str, now: float) -> None:
+    """Go on holding it; until the transaction ends nobody can take it. Raises Lost."""
+    mine = sa.update(batches).where(
+        batches.c.id == batch_id, batch_in(BatchState.VALIDATING), batches.c.validator == holder
+    )
+    held = await connection.execute(mine.values(validator_until=now + HELD_SECONDS))
+    if not held.rowcount:
+        raise Lost
+
+
+async def release(db: Database, *, batch_id: int, holder: str) -> None:
+    """Somebody else may go on at once."""
+    async with db.write() as connection:
+        mine = sa.update(batches).where(batches.c.id == batch_id, batches.c.validator == holder)
+        await connection.execute(mine.values(validator=None, validator_until=0.0))
+
+
+async def lines(db: Database, file_id: int) -> AsyncIterator[list[tuple[int, int, int, bytes]]]:
+    """(part, line number, encoding, data) of an uploaded file's lines, in groups that are small together: their sizes
+    are asked for first. Unpack them one by one."""
+    sizes = (
+        sa.select(file_parts.c.part, sa.func.length(file_parts.c.data))
+        .where(file_parts.c.file_id == file_id, file_parts.c.part > sa.bindparam("after"))
+        .order_by(file_parts.c.part)
+        .limit(LINES_AT_ONCE)
+    )
+    content = (
+        sa.select(file_parts.c.part, file_parts.c.line, file_parts.c.encoding, file_parts.c.data)
+        .where(file_parts.c.file_id == file_id)
+        .where(file_parts.c.part > sa.bindparam("after"), file_parts.c.part <= sa.bindparam("last"))
+        .order_by(file_parts.c.part)
+    )
+    after = -1
+    while True:
+        async with db.read() as connection:
+            found = (await connection.execute(sizes, {"after": after})).all()
+            if not found:
+                return
+            last = last_within([(part, size) for part, size in found], BYTES_AT_ONCE)
+            rows = (await connection.execute(content, {"after": after, "last": last})).all()
+        yield [(part, line, encoding, data) for part, line, encoding, data in rows]
+        after = last
+
+
+async def take_back(db: Database, *, batch_id: int, holder: str, now: float) -> bool:
+    """Remove jobs of the batch, some thousand; False when none was left. Raises Lost."""
+    async with db.write() as connection:
+        # Jobs are locked before their batch, as everywhere (see `records`).
+        picked = sa.select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id).limit(_ROWS_AT_ONCE)
+        ids = list((await connection.execute(picked.with_for_update())).scalars())
+        await hold(connection, batch_id=batch_id, holder=holder, now=now)
+        if ids:
+            await connection.execute(sa.delete(jobs).where(db.any_of(jobs.c.id, ids)))
+            return True
+        counts = dict.fromkeys(("total", "succeeded", "failed", "cancelled", "expired", "invalid"), 0)
+        await connection.execute(sa.delete(results).where(results.c.batch_id == batch_id))  # whose deadline passed
+        await connection.execute(sa.delete(batch_lanes).where(batch_lanes.c.batch_id == batch_id))
+        await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(counts))
+        return False
+
+
+async def end(db: Database, *, batch_id: int, holder: str, state: BatchState, errors: str | None, now: float) -> None:
+    """validating → failed or cancelled, once its jobs were taken back. Raises Lost."""
+    async with db.write() as connection:
+        await hold(connection, batch_id=batch_id, holder=holder, now=now)
+        ended = {"state": state, "errors": errors, "finished_at": now, "is_open": False, "validator_until": None}
+        await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(ended))
+
+
+async def stop(db: Database, *, batch_id: int, now: float) -> bool:
+    """Somebody asks that it be cancelled: whoever holds it loses it. False when it is not validating any more."""
+    async with db.write() as connection:
+        theirs = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING))
+        asked = {"cancelling_at": now, "validator": None, "validator_until": 0.0}
+        return (await connection.execute(theirs.values(asked))).rowcount > 0

@@ -1,0 +1,83 @@
+"""The ledger's sums for each lane, kept as its rows are written: counting a ledger of millions would take seconds.
+
+They are kept by `records` and `workers.reap`, in the transaction that writes the rows, and read for metrics.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from promptmill.engine import Database
+from promptmill.tables import lane_latencies, lane_outcomes
+
+#: Stands for "however long": neither database compares infinity with the other's. Thirty years are longer than a call.
+BEYOND_SECONDS: Final = 1e9
+#: A call counts at the first bound that it does not exceed.
+LATENCY_BOUNDS_SECONDS: Final = (
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, BEYOND_SECONDS,
+)  # fmt: skip
+
+
+class CallMade(NamedTuple):
+    """What the sums need of a row of the ledger. `outcome` is "succeeded" or a Reason."""
+
+    lane_id: int
+    outcome: str
+    is_answered: bool
+    seconds: float
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+async def add(db: Database, connection: AsyncConnection, calls: Iterable[CallMade]) -> None:
+    """Count these calls. Rows are touched in the order of their keys, as everyone does, so nobody waits in a ring."""
+    outcomes: dict[tuple[int, str], list[float]] = defaultdict(lambda: [0, 0.0, 0, 0])
+    latencies: dict[tuple[int, float], int] = defaultdict(int)
+    for call in calls:
+        seconds = max(0.0, call.seconds)  # a clock that was set back
+        total = outcomes[call.lane_id, call.outcome]
+        total[0] += 1
+        total[1] += seconds
+        total[2] += call.prompt_tokens
+        total[3] += call.completion_tokens
+        if call.is_answered:
+            bound = LATENCY_BOUNDS_SECONDS[bisect_left(LATENCY_BOUNDS_SECONDS, seconds)]
+            latencies[call.lane_id, bound] += 1
+    await db.add_up(connection, lane_outcomes, [(*key, *total) for key, total in sorted(outcomes.items())])
+    await db.add_up(connection, lane_latencies, [(*key, count) for key, count in sorted(latencies.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSum:
+    """All calls of a lane that ended in one way."""
+
+    lane_id: int
+    outcome: str
+    calls: int
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+async def outcomes(db: Database) -> list[OutcomeSum]:
+    """For every lane and outcome that there was."""
+    statement = sa.select(*lane_outcomes.c).order_by(lane_outcomes.c.lane_id, lane_outcomes.c.outcome)
+    async with db.read() as connection:
+        return [OutcomeSum(*row) for row in await connection.execute(statement)]
+
+
+async def latencies(db: Database) -> dict[int, dict[float, int]]:
+    """Lane id → bound in seconds → answered calls that took at most so long, and longer than the next smaller bound.
+
+    Every bound is there; the last one is BEYOND_SECONDS, which means: no bound.
+    """
+    found: dict[int, dict[float, int]] = defaultdict(lambda: dict.fromkeys(LATENCY_BOUNDS_SECONDS, 0))
+    async with db.read() as connection:
+        for lane_id, bound, calls in await connection.execute(sa.select(*lane_latencies.c)):
+            found[lane_id][bound] = int(calls)
+    return dict(found)
