@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from promptmill import sqlite_driver
 from promptmill.errors import SettingsError, StoreError
 
 #: How long one process waits for another one's write to a SQLite file, before it says so.
@@ -66,7 +67,10 @@ class Database:
                 raise SettingsError("a database in memory forgets what it was given; name a file")
             _check_sqlite_file(Path(path))
             self.engine: AsyncEngine = create_async_engine(
-                self.url, pool_size=pool_size, max_overflow=-1, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+                self.url,
+                pool_size=pool_size,
+                max_overflow=-1,
+                async_creator=lambda: sqlite_driver.connect(path, busy_seconds=SQLITE_BUSY_SECONDS),
             )
             sa.event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine.sync_engine, "begin", _begin_sqlite)

@@ -1,6 +1,7 @@
 """The API as it is run, twice: one process over a file, and a cluster. Each test of a client runs against both."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from promptmill.engine import Database
 from tests.cluster.cluster import Cluster
 from tests.redis_server import RedisServer
 from tests.sdk.places import Place, Served, Upstreams, until_ready
+from tests.sdk.toolbox import Node, NoNodeError, installed
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +84,14 @@ def base(request: pytest.FixtureRequest) -> Place:
     """What holds of the one holds of the other."""
     made: Place = request.getfixturevalue({"serve": "served", "cluster": "cluster_served"}[request.param])
     return made
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """Node with the SDKs; CI has to have it."""
+    try:
+        return installed(tmp_path_factory.mktemp("node"))
+    except NoNodeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

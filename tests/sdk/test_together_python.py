@@ -83,7 +83,8 @@ def test_audio(client: together.Together, tmp_path):
 
 
 def test_models(client: together.Together):
-    assert "MiniMaxAI/MiniMax-M1-40k" in [model.id for model in client.models.list()]
+    """Version 3 has no call for them any more (its models.list() is about one's own); earlier ones want an array."""
+    assert "MiniMaxAI/MiniMax-M1-40k" in [model["id"] for model in client.get("/v1/models", cast_to=list)]
 
 
 # ---------------------------------------------------------------------- what goes wrong
