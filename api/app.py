@@ -50,10 +50,17 @@ from promptmill.redis_hints import RedisHints
 from promptmill.settings import Settings, load
 
 
-def create_app(settings: Settings | None = None, *, db: Database | None = None, hints: Hints | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    db: Database | None = None,
+    hints: Hints | None = None,
+    closing: asyncio.Event | None = None,
+) -> FastAPI:
     """The application; settings come from the environment where none are given. Raises SettingsError.
 
     `db` and `hints` are those of a worker in the same process (`promptmill serve`); whoever gives them closes them.
+    `closing` is set when the server is to stop; without it, signals are listened to.
     """
     chosen = load(os.environ) if settings is None else settings
 
@@ -63,7 +70,7 @@ def create_app(settings: Settings | None = None, *, db: Database | None = None, 
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """What it yields is the `state` of every request."""
         async with AsyncExitStack() as stack:
-            house = await _furnished(stack, chosen, db, hints, traffic)
+            house = await _furnished(stack, chosen, traffic, db, hints, closing)
             yield {"house": house, "settings": chosen, "db": house.db, "doorkeeper": house.doorkeeper}
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
@@ -80,7 +87,12 @@ def create_app(settings: Settings | None = None, *, db: Database | None = None, 
 
 
 async def _furnished(
-    stack: AsyncExitStack, settings: Settings, db: Database | None, hints: Hints | None, traffic: Traffic
+    stack: AsyncExitStack,
+    settings: Settings,
+    traffic: Traffic,
+    db: Database | None,
+    hints: Hints | None,
+    closing: asyncio.Event | None,
 ) -> House:
     clock = time.time
     if db is None:
@@ -90,8 +102,9 @@ async def _furnished(
         hints = RedisHints(settings.redis_url) if settings.redis_url else LocalHints()
         stack.push_async_callback(hints.aclose)
     http = await stack.enter_async_context(httpx.AsyncClient())
-    closing = asyncio.Event()
-    stack.enter_context(heard(closing))
+    if closing is None:
+        closing = asyncio.Event()
+        stack.enter_context(heard(closing))
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     waiting = Waiting(db, hints)
     await stack.enter_async_context(waiting.running())

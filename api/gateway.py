@@ -108,7 +108,7 @@ async def _asked_before(
         return ((known["key"][0], known["key"][1]) if known is not None else None), None
     if _retry_count(request) == 0:
         return None, None
-    found = await house.held.taken_up(tenant_id=caller.tenant_id, fingerprint=fingerprint, now=house.clock())
+    found = await house.held.taken_up(tenant_id=caller.tenant_id, fingerprint=fingerprint, clock=house.clock)
     return (None, None) if found is None else (found[1], found[0])
 
 

@@ -1,6 +1,7 @@
 """The requests that this process holds, and those of others that were left."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from promptmill.engine import Database
@@ -20,17 +21,30 @@ class HeldBook:
         self._holder = holder
         self._answered: list[int] = []
 
-    async def taken_up(self, *, tenant_id: int, fingerprint: str, now: float) -> tuple[int, JobKey] | None:
-        """(id, job) of an equal request that was left, for a caller who says that it is asking again."""
-        waited = 0.0
+    async def taken_up(
+        self, *, tenant_id: int, fingerprint: str, clock: Callable[[], float]
+    ) -> tuple[int, JobKey] | None:
+        """(id, job) of an equal request that was left, for a caller who says that it is asking again.
+
+        Where another process holds an equal one, it is waited for to say that it lives: it may have died a moment ago,
+        and its caller be this one.
+        """
+        began = clock()
+        others: dict[str, float] | None = None
         while True:
             found = await held.take_up(
-                self._db, tenant_id=tenant_id, fingerprint=fingerprint, holder=self._holder, now=now + waited
+                self._db, tenant_id=tenant_id, fingerprint=fingerprint, holder=self._holder, now=clock()
             )
-            if found is not None or waited >= _NOTICE_SECONDS:
+            if found is not None:
                 return found
+            if clock() - began >= _NOTICE_SECONDS:
+                seen = await held.holders(self._db, tenant_id=tenant_id, fingerprint=fingerprint, now=clock())
+                seen.pop(self._holder, None)
+                others = seen if others is None else others
+                silent = [name for name, until in seen.items() if others.get(name) == until]
+                if not silent or clock() - began >= held.HOLDER_SECONDS + _NOTICE_SECONDS:
+                    return None
             await asyncio.sleep(_NOTICE_STEP_SECONDS)
-            waited += _NOTICE_STEP_SECONDS
 
     async def left(self, held_id: int, *, now: float) -> None:
         """Its caller went away."""

@@ -15,7 +15,6 @@ from promptmill.store.purge import purge_files
 
 log = logging.getLogger("promptmill.api")
 
-SOON_SECONDS: Final = 5.0
 #: Chores that one process does for all.
 CHORES_SECONDS: Final = 60.0
 _LEASE: Final = "api-chores"
@@ -42,7 +41,7 @@ async def _keep(house: House, over: asyncio.Event) -> None:
     chores_at = float("-inf")
     while not over.is_set():
         with suppress(TimeoutError):  # the usual case: it goes on
-            await asyncio.wait_for(over.wait(), SOON_SECONDS)
+            await asyncio.wait_for(over.wait(), held.SAY_SECONDS)
             return
         now = house.clock()
         try:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import Annotated, Final
 
 import typer
@@ -19,13 +19,13 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.auth import is_loopback
-from cli.embedded import opened, sole_worker, take_over, worker_name
+from cli.embedded import opened, sole_worker, stopping_on_signals, take_over, worker_name
 from cli.exit_codes import EXIT_INTERRUPTED
 from promptmill.engine import Database
 from promptmill.errors import UsageError
 from promptmill.hints import Hints, Listener, LocalHints
 from promptmill.settings import Settings, load
-from promptmill.store import lanes, tenants
+from promptmill.store import held, lanes, tenants
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
 from worker.sockets import allow_sockets
@@ -72,6 +72,8 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
             )
         with sole_worker(db) as sole:
             await take_over(db, sole=sole, now=time.time())
+            if sole:
+                await held.only_holder(db)
             # Starting it is the operator's act, as `promptmill resume` is.
             await lanes.resumed(db, lane_ids=[row.id for row in await lanes.read(db)])
             await _run(settings, db, host, port)
@@ -88,20 +90,44 @@ async def _run(settings: Settings, db: Database, host: str, port: int) -> None:
         stack.push_async_callback(desk.aclose)
         limiter = limiter_for(settings, worker_name(), stack)
         drain = Drain(db, settings, desk, limiter, DrainTerms(worker_name=worker_name()), clock=time.time, hints=hints)
+        await stack.enter_async_context(hints.listening(Listener(work=drain.wake)))
         stop = asyncio.Event()
-        app = create_app(settings, db=db, hints=hints)
-        async with hints.listening(Listener(work=drain.wake)):
-            server = _server(app)
+        server = _server(create_app(settings, db=db, hints=hints, closing=stop))
+
+        def first() -> None:
+            print("stopping: callers get their answers or are told to come again; Ctrl-C again stops at once",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            stop.set()
+            server.should_exit = True
+
+        def second() -> None:
+            drain.abandon()
+            server.force_exit = True
+
+        with stopping_on_signals(first, second):
             work = asyncio.create_task(drain.run(stop), name="promptmill-drain")
             work.add_done_callback(lambda _: setattr(server, "should_exit", True))
-            address = listening.getsockname()
-            shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-            print(f"promptmill serves http://{shown}:{address[1]}/v1  (Ctrl-C stops it)", file=sys.stderr, flush=True)
             try:
                 await server.serve(sockets=[listening])
             finally:
                 stop.set()
                 await work
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours to hear: a worker has to be stopped as well."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where it can be reached, once it can."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"promptmill serves http://{shown}:{port}/v1  (Ctrl-C stops it)", file=sys.stderr, flush=True)
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a generator there
+        """Leave them alone."""
+        return nullcontext()
 
 
 def _hints(settings: Settings) -> Hints:
@@ -112,13 +138,13 @@ def _hints(settings: Settings) -> Hints:
     return RedisHints(settings.redis_url)
 
 
-def _server(app: FastAPI) -> uvicorn.Server:
+def _server(app: FastAPI) -> _Server:
     config = uvicorn.Config(
         app,
         lifespan="on", access_log=False, log_config=None, http="httptools", ws="none",
         timeout_graceful_shutdown=_LAST_SECONDS, server_header=False, backlog=4096,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ can end.
 
 import asyncio
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from promptmill.settings import Settings
 from promptmill.store import files
 from promptmill.store.batches import BatchRow, NewBatch, insert_batch, seal_batch
 from promptmill.tables import batch_lanes, batches, file_parts, held_requests, job_notes, jobs
+
+log = logging.getLogger("promptmill.intake")
 
 #: An inbox takes jobs for so long, or so many.
 INBOX_SECONDS: Final = 600.0
@@ -132,8 +135,11 @@ class Inbox:
         """Write what waits, and seal the inboxes: nobody else adds to them."""
         if self._writer is not None:
             await self._writer
-        for opened in self._open.values():
-            await seal_batch(self._db, batch_id=opened.batch.id, now=self._clock())
+        try:
+            for opened in self._open.values():
+                await seal_batch(self._db, batch_id=opened.batch.id, now=self._clock())
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            log.warning("inboxes are sealed later, the database is away (%s)", type(error).__name__)
         self._open.clear()
 
     async def _write_all(self) -> None:

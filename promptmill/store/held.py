@@ -15,8 +15,9 @@ from promptmill.tables import held_requests, leases
 
 #: What was left can be taken up for so long.
 LEFT_SECONDS: Final = 600.0
-#: A process that did not say for so long that it lives holds nothing any more.
-HOLDER_SECONDS: Final = 20.0
+#: A process says so often that it lives, and holds nothing any more when it did not for so long.
+SAY_SECONDS: Final = 2.0
+HOLDER_SECONDS: Final = 6.0
 _KEPT_SECONDS: Final = 3_600.0
 _LEASE: Final = "api:"
 
@@ -62,6 +63,25 @@ async def take_up(
         taken = sa.update(held_requests).where(held_requests.c.id == row.id)
         await connection.execute(taken.values(left_at=None, holder=holder))
     return row.id, (row.batch_id, row.position)
+
+
+async def holders(db: Database, *, tenant_id: int, fingerprint: str, now: float) -> dict[str, float]:
+    """Who holds an equal request that nobody left → until when that is believed."""
+    statement = (
+        sa.select(held_requests.c.holder, sa.func.max(leases.c.until))
+        .join(leases, leases.c.name == _LEASE + held_requests.c.holder)
+        .where(held_requests.c.fingerprint == fingerprint, held_requests.c.tenant_id == tenant_id)
+        .where(held_requests.c.left_at.is_(None), leases.c.until > now)
+        .group_by(held_requests.c.holder)
+    )
+    async with db.read() as connection:
+        return {row[0]: row[1] for row in await connection.execute(statement)}
+
+
+async def only_holder(db: Database) -> None:
+    """No other process holds anything: on a database file there is one at a time, and this one has just begun."""
+    async with db.write() as connection:
+        await connection.execute(sa.delete(leases).where(leases.c.name.startswith(_LEASE)))
 
 
 async def alive(db: Database, holder: str, *, now: float) -> None:

@@ -185,12 +185,16 @@ async def _count(connection: AsyncConnection, finished: Sequence[Ending], later:
     for batch_id in sorted({batch_id for batch_id, _ in moved}):
         changes = {name: batches.c[name] + n for (b, name), n in moved.items() if b == batch_id and n}
         if changes:
-            await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(changes))
-    for batch_id in sorted({ending.job.batch_id for ending in finished}):
-        await close_if_done(connection, batch_id, now)
+            counted = sa.update(batches).where(batches.c.id == batch_id).values(changes).returning(_IS_DONE)
+            if (await connection.execute(counted)).scalar():
+                await close_if_done(connection, batch_id, now)
 
 
 _DONE = batches.c.succeeded + batches.c.failed + batches.c.cancelled + batches.c.expired + batches.c.invalid
+
+
+#: No job is left, and none can be added.
+_IS_DONE = sa.and_(batches.c.total <= _DONE, batches.c.is_open.is_(sa.false()))
 
 
 async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) -> None:
@@ -203,7 +207,7 @@ async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) 
     )
     await connection.execute(
         sa.update(batches)
-        .where(batches.c.id == batch_id, batches.c.total <= _DONE, batches.c.is_open.is_(sa.false()))
+        .where(batches.c.id == batch_id, _IS_DONE)
         .where(batches.c.state.in_([BatchState.IN_PROGRESS, BatchState.CANCELLING]))
         .values(state=state, finished_at=now)
     )

@@ -33,8 +33,7 @@ def served(upstreams: Upstreams, tmp_path_factory: pytest.TempPathFactory) -> It
     yield Place("serve", origin, origin, key, upstreams)
     code = process.stop()
     log = "".join(process.lines)
-    print(log)
-    assert code in (0, -signal.SIGTERM)
+    assert code in (0, -signal.SIGTERM), log
     assert "Traceback" not in log, log
     assert key not in log
 

@@ -42,11 +42,12 @@ class Upstreams:
     def _start(self, **settings: Any) -> SimulateServer:
         return self.servers.start(SimulateServer(SimulateConfig(port=0, api_key=UPSTREAM_KEY, **settings)))
 
-    def environment(self, folder: Path) -> dict[str, str]:
-        """What tells a server of these."""
+    def environment(self, folder: Path, settings: str = "") -> dict[str, str]:
+        """What tells a server of these; `settings` are lines of TOML before them."""
         config = folder / "upstreams.toml"
         config.write_text(
-            "".join(
+            settings
+            + "".join(
                 f'[[upstream]]\nname = "{name}"\nurl = "{server.url}"\nkey_env = "PROMPTMILL_UPSTREAM_KEY"\n'
                 f'models = ["{name}/*"]\n'
                 for name, server in (("slow", self.slow), ("steady", self.steady), ("missing", self.missing))

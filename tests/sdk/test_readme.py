@@ -37,17 +37,17 @@ def ran(words: list[str], folder: Path, key: str) -> str:
 
 
 @pytest.fixture
-def here(base: Place, tmp_path: Path) -> Path:
+def here(tmp_path: Path) -> Path:
     """A folder with the file that all blocks but the first begin with."""
     (prompts,) = re.findall(r"cat > prompts\.jsonl <<'END'\n(.*?)^END", BLOCKS["curl"][1], re.DOTALL | re.MULTILINE)
     (tmp_path / "prompts.jsonl").write_text(prompts)
     return tmp_path
 
 
-def pointed(base: Place, client: str) -> str:
+def pointed(served: Place, client: str) -> str:
     text = BLOCKS[client][1]
     assert text.count(ADDRESS) == 1
-    return text.replace(ADDRESS, base.origin.removeprefix("http://"))
+    return text.replace(ADDRESS, served.origin.removeprefix("http://"))
 
 
 def check_lines(text: str) -> None:
@@ -66,23 +66,23 @@ def test_there_is_one_for_each_client():
     }
 
 
-def test_curl(base: Place, tmp_path: Path):
-    printed = ran(["bash", "-euo", "pipefail", "-c", pointed(base, "curl")], tmp_path, base.key)
+def test_curl(served: Place, tmp_path: Path):
+    printed = ran(["bash", "-euo", "pipefail", "-c", pointed(served, "curl")], tmp_path, served.key)
     assert json.loads(printed)["choices"][0]["message"]["content"].startswith("Rehearsal answer")
     check_lines((tmp_path / "results.jsonl").read_text())
 
 
 @pytest.mark.parametrize("client", ["openai-python", "together-python"])
-def test_python(base: Place, here: Path, client: str):
-    answer, lines = ran([sys.executable, "-W", "error", "-c", pointed(base, client)], here, base.key).split("\n", 1)
+def test_python(served: Place, here: Path, client: str):
+    answer, lines = ran([sys.executable, "-W", "error", "-c", pointed(served, client)], here, served.key).split("\n", 1)
     assert answer.startswith("Rehearsal answer")
     check_lines(lines.strip())
 
 
 @pytest.mark.parametrize("client", ["openai-node", "together-ai (Node)"])
-def test_node(base: Place, here: Path, node: Node, client: str):
+def test_node(served: Place, here: Path, node: Node, client: str):
     (here / "node_modules").symlink_to(node.folder / "node_modules")
-    (here / "block.mjs").write_text(pointed(base, client))
-    answer, lines = ran(["node", "block.mjs"], here, base.key).split("\n", 1)
+    (here / "block.mjs").write_text(pointed(served, client))
+    answer, lines = ran(["node", "block.mjs"], here, served.key).split("\n", 1)
     assert answer.startswith("Rehearsal answer")
     check_lines(lines.strip())
