@@ -29,6 +29,8 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 _SERVER_ERROR: Final = 500
 #: A caller's own id is passed on where it is short and plain.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+#: An address that needs no key is one.
+_SECRET: Final = re.compile(r"(/incoming/).*")
 _DOUBLED: Final = re.compile(r"^/(?:v1/+)+(?=v1/)")
 
 
@@ -66,7 +68,7 @@ class Door:
         except Exception as error:
             told = as_api_error(error)
             if told is None or told.status >= _SERVER_ERROR:
-                log.exception("request %s: %s %s broke", request_id, scope["method"], path)
+                log.exception("request %s: %s %s broke", request_id, scope["method"], _SECRET.sub(r"\1…", path))
             if answer.begun:
                 raise  # nothing but closing the connection tells the caller that this is not the whole answer
             told = told or ApiError(500, f"Something broke here; the log has it under {request_id}.", code="internal")

@@ -18,6 +18,8 @@ from api.state import House
 from promptmill.store.contents import store_bytes
 
 _MAX_FIELDS: Final = 200
+#: A call's file is needed until the call is made; somebody waits for that.
+_KEPT_SECONDS: Final = 7 * 86_400.0
 _LINKS: Final = ("http://", "https://")
 
 
@@ -79,7 +81,7 @@ async def _described(form: FormData, house: House, caller: Caller) -> tuple[byte
     digest = msgspec.json.encode([body, upload.filename, hashlib.sha256(content).hexdigest()])
     _, body["file"] = await store_bytes(
         house.db, content, filename=upload.filename or "file", purpose="_call", tenant_id=caller.tenant_id,
-        now=house.clock(),
+        now=house.clock(), expires_at=house.clock() + _KEPT_SECONDS,
     )  # fmt: skip
     return msgspec.json.encode(body), digest
 

@@ -60,11 +60,13 @@ class Held(Response):
         self._lane_id = lane_id
         self._streamed = streamed
         self._early = house.settings.hold_open_after_seconds if may_begin_early else None
+        self._request_id = ""
         self._begun = False
         self._sent = 0  # bytes of the answer
         self._epoch: int | None = None  # the attempt that they are of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._request_id = scope["state"]["request_id"]
         waiting = self._house.waiting
         result = asyncio.create_task(waiting.result(self._key))
         gone = asyncio.create_task(_disconnected(receive))
@@ -88,7 +90,10 @@ class Held(Response):
         try:
             await self._house.held.left(self._held_id, now=self._house.clock())
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            log.warning("a caller went away unnoticed, the database is away (%s)", type(error).__name__)
+            log.warning(
+                "request %s: %s was left and that could not be noted, the database is away (%s)",
+                self._request_id, self._public_id, type(error).__name__,
+            )  # fmt: skip
 
     # ---------------------------------------------------------------- waiting
 

@@ -54,7 +54,7 @@ class House:
         await self.bell.ring()
 
 
-def _house(request: Request) -> House:
+async def _house(request: Request) -> House:  # async: FastAPI would run it in a thread otherwise
     house: House = request.state.house
     return house
 

@@ -58,7 +58,7 @@ def cluster(plan: Plan, servers: LocalServers, environ: Mapping[str, str]) -> di
         name="api",
         command=(
             sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", "--host", HOST,
-            "--port", str(plan.port), "--no-access-log", "--timeout-graceful-shutdown", "5",
+            "--port", str(plan.port), "--no-access-log", "--timeout-graceful-shutdown", "8",
         ),
         environ=environ,
         ready=_answers_readyz(f"http://{HOST}:{plan.port}/readyz"),

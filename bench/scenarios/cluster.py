@@ -54,7 +54,10 @@ def scenario(bench: Bench) -> Section:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
+    """What `promptmill up` started."""
+
     environ: dict[str, str]
+    api_url: str = ""
 
     def command(self, *words: str | Path) -> str:
         """Run one of promptmill's commands; what it printed."""
@@ -107,7 +110,10 @@ def up(bench: Bench, url: str, *flags: str) -> Iterator[Cluster]:
                 raise BenchError(f"promptmill up: {(bench.folder / 'up.log').read_text()[-500:]}")
             time.sleep(0.1)
         exports = (shlex.split(line)[1] for line in (data / "env").read_text().splitlines() if "export " in line)
-        yield Cluster({**environment(), **dict(export.split("=", 1) for export in exports)})
+        api_url = re.search(r"API +(http://\S+)", (bench.folder / "up.log").read_text())
+        yield Cluster(
+            {**environment(), **dict(export.split("=", 1) for export in exports)}, api_url[1] if api_url else ""
+        )
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -134,7 +134,7 @@ def _held(bench: Bench) -> list[Figure]:
 def _singles(bench: Bench, cluster: Cluster) -> list[Figure]:
     clients, each = 500, bench.pick(6, 20)
     bench.tell(f"{clients} clients, {clients * each:,} single jobs")
-    base = cluster.environ["PROMPTMILL_API_URL"]
+    base = cluster.api_url
 
     def request(number: int) -> bytes:
         asked = {"model": MODEL, "messages": [{"role": "user", "content": f"single {number}"}]}

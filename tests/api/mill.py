@@ -22,7 +22,7 @@ class Mill:
     """A server, its upstream, and the worker between them."""
 
     serving: Serving
-    upstream: Endpoint
+    upstream: Endpoint | None
     drain: Drain
 
     @property
@@ -43,12 +43,19 @@ def chat_body(text: str = "Hello?", *, model: str = "test/plain", **others):
 @asynccontextmanager
 async def mill(db: Database, answers: Answers, **overrides) -> AsyncIterator[Mill]:
     """`overrides` are settings; `answers` is the upstream's part."""
+    async with endpoint(answers) as upstream, mill_at(db, upstream.url, **overrides) as made:
+        made.upstream = upstream
+        yield made
+
+
+@asynccontextmanager
+async def mill_at(db: Database, url: str, **overrides) -> AsyncIterator[Mill]:
+    """The same before an upstream of the test's own."""
     async with (
-        endpoint(answers) as upstream,
-        _working(db, upstream.url, overrides) as (hints, drain),
-        serving(db, hints=hints, base_url=upstream.url, **overrides) as server,
+        _working(db, url, overrides) as (hints, drain),
+        serving(db, hints=hints, base_url=url, **overrides) as server,
     ):
-        yield Mill(server, upstream, drain)
+        yield Mill(server, None, drain)
 
 
 @asynccontextmanager
