@@ -141,7 +141,9 @@ class Desk:
         )
         if isinstance(sending, Failure):
             return sending
-        expects = Expectation(json=not kind.answers_binary(request.body), valid=kind.valid, usage=kind.usage)
+        as_it_comes = kind.answers_binary(request.body)
+        valid = _any_text if as_it_comes and kind.answer is not None else kind.valid
+        expects = Expectation(json=not as_it_comes, valid=valid, usage=kind.usage)
         call.started_at = self._clock()
         if wants_stream(request.body):
             outcome, headers = await streamed(
@@ -173,3 +175,7 @@ class Desk:
             parts.append(("file", (found[0].rpartition("/")[2], found[1])))
         encoded = httpx.Request("POST", "http://multipart.invalid/", files=parts)
         return upstream.request(request.path, encoded.read(), encoded.headers["content-type"])
+
+
+def _any_text(_: bytes) -> None:
+    """Nothing is wrong with it: what was asked for is text, of a kind that otherwise answers in JSON."""

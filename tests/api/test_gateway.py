@@ -111,6 +111,18 @@ async def test_a_form_is_sent_as_a_form(db):
     assert sent.count(b'name="timestamp_granularities[]"') == 2
 
 
+@pytest.mark.parametrize("text", [b"Hello there.\n", b"5e840221 amber.", b"1\n00:00:00,000 --> 00:00:01,000\nHi\n"])
+async def test_a_transcription_may_be_plain_text(sqlite_db, text):
+    async with mill(sqlite_db, lambda _: http("200 OK", text, "Content-Type: text/plain")) as made:
+        answer = await made.client.post(
+            "/v1/audio/transcriptions",
+            data={"model": "test/whisper", "response_format": "text"},
+            files={"file": ("talk.mp3", b"ID3sound", "audio/mpeg")},
+        )
+        assert (answer.status_code, answer.content) == (200, text)
+        assert len(made.upstream.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
