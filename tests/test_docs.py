@@ -10,12 +10,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from typer.main import get_command
 
+from api.app import create_app
+from api.metrics import Traffic, _Collected
 from cli.main import app
 from promptmill import settings
 from promptmill.job import BatchState, State
 from promptmill.outcome import Reason
+from promptmill.store.measures import Measures
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -77,6 +81,39 @@ def test_the_settings_page_is_a_file_that_loads_and_names_every_setting(tmp_path
 def test_every_state_and_reason_has_its_line(names):
     page = (ROOT / "docs" / "states.md").read_text()
     assert {name.value for name in names} <= set(re.findall(r"`([a-z_]+)`", page))
+
+
+def test_the_http_page_has_every_route_and_no_other():
+    page = (ROOT / "docs" / "http.md").read_text()
+    named = re.findall(r"^\| `([A-Z]+) (/\S*)` \|", page, re.MULTILINE)
+    paths = create_app(settings.load({})).openapi()["paths"]
+    there = [(method.upper(), path) for path, operations in paths.items() for method in operations]
+    assert sorted(named) == sorted(there)
+
+
+def test_the_http_page_has_every_metric_and_no_other():
+    page = (ROOT / "docs" / "http.md").read_text()
+    registry = CollectorRegistry()
+    registry.register(_Collected(Measures(), 0.0))
+    told = (generate_latest(registry) + generate_latest(Traffic().registry)).decode()
+    there = re.findall(r"^# TYPE (\S+)", told, re.MULTILINE)
+    assert sorted(re.findall(r"^\| `(promptmill_\w+)` \|", page, re.MULTILINE)) == sorted(there)
+
+
+def test_the_http_page_has_every_error_code():
+    page = (ROOT / "docs" / "http.md").read_text()
+    sources = "".join(path.read_text() for path in sorted((ROOT / "api").rglob("*.py")))
+    codes = set(re.findall(r'\bcode="(\w+)"', sources))
+    assert codes
+    assert codes <= set(re.findall(r"`(\w+)`", page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_into_pages_lead_to_a_heading(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
 
 
 def test_the_readmes_commands_run(tmp_path):
