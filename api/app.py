@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -32,6 +31,7 @@ from api import (
 from api.admitter import Admitter
 from api.auth import Doorkeeper
 from api.bell import Bell
+from api.call_schemas import CALL_SCHEMAS
 from api.closing import heard
 from api.door import Door, handle
 from api.errors import ApiError
@@ -41,6 +41,7 @@ from api.lanes import LaneBook
 from api.metrics import Meter, Traffic
 from api.rendered import Rendered
 from api.state import House
+from api.upstreams import Upstreams
 from api.waiting import Waiting
 from promptmill.engine import Database
 from promptmill.errors import PromptmillError
@@ -82,7 +83,7 @@ def create_app(
     for kind in (ApiError, PromptmillError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
     app.add_middleware(Door, max_open_requests=chosen.max_open_requests, observe=traffic.observe)
-    openapi.describe(app)
+    openapi.describe(app, CALL_SCHEMAS)
     return app
 
 
@@ -101,7 +102,8 @@ async def _furnished(
     if hints is None:
         hints = RedisHints(settings.redis_url) if settings.redis_url else LocalHints()
         stack.push_async_callback(hints.aclose)
-    http = await stack.enter_async_context(httpx.AsyncClient())
+    upstreams = Upstreams()
+    stack.push_async_callback(upstreams.aclose)
     if closing is None:
         closing = asyncio.Event()
         stack.enter_context(heard(closing))
@@ -118,8 +120,8 @@ async def _furnished(
     stack.push_async_callback(rendered.aclose)
     house = House(
         settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=Doorkeeper(db), bell=bell,
-        held=HeldBook(db, holder), lanes=LaneBook(db), admitter=admitter, rendered=rendered, http=http, traffic=traffic,
-        meter=Meter(), closing=closing, holder=holder, clock=clock,
+        held=HeldBook(db, holder), lanes=LaneBook(db), admitter=admitter, rendered=rendered, upstreams=upstreams,
+        traffic=traffic, meter=Meter(), closing=closing, holder=holder, clock=clock,
     )  # fmt: skip
     await stack.enter_async_context(kept(house))
     return house

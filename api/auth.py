@@ -88,6 +88,7 @@ def _neighbour(request: Request) -> Caller:
     host = request.client.host if request.client is not None else "localhost"  # None: a Unix socket
     forwarded = "x-forwarded-for" in request.headers or "forwarded" in request.headers
     if is_loopback(host) and not forwarded:
+        _refuse_web_pages(request)
         return Caller(DEFAULT_TENANT)
     raise ApiError(
         403,
@@ -95,6 +96,28 @@ def _neighbour(request: Request) -> Caller:
         f"`promptmill keys create NAME`, then {_NEEDED.partition(';')[0]}.",
         code="no_api_keys",
     )
+
+
+def _refuse_web_pages(request: Request) -> None:
+    """A page of somebody else's, open in a browser on this machine, is not this machine's own program. Browsers send
+    where a page is from; and a name that leads here only for a moment (DNS rebinding) shows as the Host."""
+    origin = request.headers.get("origin")
+    names = [request.headers.get("host", "localhost"), *([] if origin is None else [origin.partition("://")[2]])]
+    if all(is_loopback(_host_of(name)) for name in names):
+        return
+    raise ApiError(
+        403,
+        "Without API keys this server serves programs of its own machine only, by the names localhost and 127.0.0.1, "
+        "and no web pages from elsewhere. Make a key with `promptmill keys create NAME`.",
+        code="no_api_keys",
+    )
+
+
+def _host_of(authority: str) -> str:
+    """Without the port; an IPv6 address without its brackets."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.rpartition(":")[0] if authority.count(":") == 1 else authority
 
 
 def is_loopback(host: str) -> bool:

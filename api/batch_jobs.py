@@ -13,15 +13,17 @@ from starlette.responses import JSONResponse, Response
 from api import bodies, idempotency
 from api.auth import CallerIs
 from api.batches import BATCH_SCHEMA, answer, find
+from api.call_schemas import any_call
 from api.errors import ApiError, invalid
 from api.jobs import line_refused
-from api.openapi import answers, takes
+from api.openapi import IDEMPOTENCY_KEY, answers, takes
 from api.state import House, HouseIs
 from promptmill.errors import LineError
 from promptmill.intake.append import Addition, NotOpen, Repeated, append
 from promptmill.intake.checker import Checker
 from promptmill.job import BATCH_FINISHED, BatchState, job_public_id
 from promptmill.jsonl import Line
+from promptmill.kinds import PATHS
 from promptmill.request import Defaults
 from promptmill.store import batches
 from promptmill.store.batches import BatchRow
@@ -61,8 +63,8 @@ _TAKEN: Final = {
                 "properties": {
                     "custom_id": {"type": "string"},
                     "method": {"type": "string", "enum": ["POST"]},
-                    "url": {"type": "string"},
-                    "body": {"type": "object"},
+                    "url": {"enum": list(PATHS)},
+                    "body": any_call(names_model=False),  # the batch may have said it
                 },
             },
         }
@@ -79,7 +81,11 @@ _ADDED: Final = {
 }
 
 
-@router.post("/{batch_id}/jobs", openapi_extra=takes(_TAKEN), responses=answers(_ADDED, 404, 409, 413))
+@router.post(
+    "/{batch_id}/jobs",
+    openapi_extra=takes(_TAKEN, parameters=[IDEMPOTENCY_KEY]),
+    responses=answers(_ADDED, 404, 409, 413),
+)
 async def add(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Add jobs to a batch that was created with `"open": true`: all of them, or none."""
     batch = await find(house, caller, batch_id)

@@ -7,7 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from api.errors import invalid
-from api.jobs import check_metadata
+from api.jobs import METADATA, check_metadata
+from api.priorities import PRIORITY
 from promptmill.kinds import PATHS, known_path
 
 MIN_OUTPUT_SECONDS: Final = 3_600
@@ -45,16 +46,20 @@ class BatchRequest(msgspec.Struct, kw_only=True):
 #: What the OpenAPI document says of it.
 BODY: Final[dict[str, Any]] = {
     "type": "object",
+    "anyOf": [
+        {"required": ["input_file_id", "endpoint"]},
+        {"required": ["open"], "properties": {"open": {"const": True}}},
+    ],
     "properties": {
         "input_file_id": {"type": "string", "description": "A file of purpose batch or batch-api."},
         "endpoint": {"type": "string", "description": "Where the lines go.", "enum": list(PATHS)},
         "completion_window": {
             "type": "string",
             "default": DEFAULT_WINDOW,
-            "pattern": f"^([0-9]+[smhd]|{NO_WINDOW})$",
+            "pattern": f"^([0-9]{{1,9}}[smhd]|{NO_WINDOW})$",
             "description": "90m, 24h, 7d (365 days at most), or background: as long as it takes.",
         },
-        "metadata": {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string"}},
+        "metadata": METADATA,
         "output_expires_after": {
             "type": "object",
             "required": ["anchor", "seconds"],
@@ -63,8 +68,8 @@ BODY: Final[dict[str, Any]] = {
                 "seconds": {"type": "integer", "minimum": MIN_OUTPUT_SECONDS, "maximum": MAX_OUTPUT_SECONDS},
             },
         },
-        "priority": {"type": ["integer", "string"], "description": "A number, or a class: high, normal, background."},
-        "model_id": {"type": "string", "description": "For lines that name no model."},
+        "priority": PRIORITY,
+        "model_id": {"type": "string", "minLength": 1, "description": "For lines that name no model."},
         "open": {"type": "boolean", "default": False, "description": "Jobs can be added until it is sealed."},
     },
 }

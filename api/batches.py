@@ -14,7 +14,7 @@ from api.batch_terms import BatchRequest
 from api.dialects import Dialect, spoken
 from api.dialects.batches import OpenAIBatch, TogetherBatch, batch_object
 from api.errors import ApiError, invalid, not_found
-from api.openapi import answers, schema, takes
+from api.openapi import IDEMPOTENCY_KEY, answers, schema, takes
 from api.priorities import priority
 from api.state import House, HouseIs
 from promptmill.job import BATCH_FINISHED, BatchState
@@ -61,7 +61,7 @@ _PAGE: Final = {
 
 @router.post(
     "",
-    openapi_extra=takes(batch_terms.BODY),
+    openapi_extra=takes(batch_terms.BODY, parameters=[IDEMPOTENCY_KEY]),
     responses={**answers(_CREATED, status=201), **answers(schema(OpenAIBatch), 409, 413)},
 )
 async def create(request: Request, house: HouseIs, caller: CallerIs) -> Response:

@@ -14,6 +14,7 @@ T = TypeVar("T")
 #: A field of a form that is no file.
 FIELD_BYTES: Final = 1024 * 1024
 
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE: Final = msgspec.json.Decoder(Any)
 
 
@@ -73,6 +74,16 @@ def check_json(data: bytes) -> None:
         raise invalid(f"The body is not UTF-8 (byte {error.start}).", code="invalid_json") from None
     if too_deep(data):
         raise invalid(f"The body nests lists and objects more than {MAX_DEPTH} deep.", code="invalid_json")
+
+
+def check_object(data: bytes) -> None:
+    """One JSON object and nothing behind it; lone surrogates are the upstream's to judge. Raises ApiError."""
+    try:
+        lenient.decode(_OBJECT, data)
+    except msgspec.ValidationError:
+        raise invalid("The body must be a JSON object.", code="invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"The body is not JSON: {error}.", code="invalid_json") from None
 
 
 def _has_nul(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from starlette.requests import Request
@@ -14,6 +15,8 @@ from api.state import House
 from promptmill.job import BATCH_FINISHED
 from promptmill.output import is_binary
 from promptmill.store import batches, results, views
+from promptmill.store.files import FileRow, FileStatus
+from promptmill.store.results import Result
 
 _ANSWER_ID: Final = re.compile(r"file-([0-9a-f]{32})-(0|[1-9][0-9]{0,17})")
 _LAST_POSITION: Final = 2**63 - 1
@@ -63,8 +66,28 @@ def is_answer_id(public_id: str) -> bool:
     return _ANSWER_ID.fullmatch(public_id) is not None
 
 
-async def answer_file(request: Request, house: House, caller: Caller, public_id: str) -> Response:
-    """A job's answer that is neither JSON nor text (audio, a picture), as it came. Raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class AnswerFile:
+    """A job's answer that is neither JSON nor text (audio, a picture), as a file."""
+
+    row: FileRow
+    result: Result
+    media_type: str
+
+    def response(self, request: Request) -> Response:
+        """The answer's bytes, as they came. Raises ApiError (416)."""
+        body = self.result.body
+
+        async def chunks_from(start: int) -> AsyncIterator[bytes]:
+            yield body[start:]
+
+        return content_response(
+            request, chunks_from=chunks_from, size=len(body), media_type=self.media_type, filename=self.row.filename
+        )
+
+
+async def answer_of(house: House, caller: Caller, public_id: str) -> AnswerFile:
+    """The answer that has this id. Raises ApiError."""
     named = _ANSWER_ID.fullmatch(public_id)
     position = int(named[2]) if named else 0
     batch = None
@@ -74,21 +97,17 @@ async def answer_file(request: Request, house: House, caller: Caller, public_id:
     if not found or not is_binary(found[0]):
         raise not_found("file", public_id)
     result = found[0]
-    body = result.body
     media_type = result.content_type.partition(";")[0].strip()
     if not _MEDIA_TYPE.fullmatch(media_type):
         media_type = "application/octet-stream"
-
-    async def chunks_from(start: int) -> AsyncIterator[bytes]:
-        yield body[start:]
-
-    return content_response(
-        request,
-        chunks_from=chunks_from,
-        size=len(body),
-        media_type=media_type,
-        filename=f"{public_id}{_ENDINGS.get(media_type.lower(), '')}",
-    )
+    # It is no row of its own: the job's result is what is kept.
+    row = FileRow(
+        id=0, public_id=public_id, tenant_id=caller.tenant_id,
+        filename=f"{public_id}{_ENDINGS.get(media_type.lower(), '')}", purpose="batch_output",
+        status=FileStatus.PROCESSED, status_details=None, bytes=len(result.body), parts=1, batch_id=None, view=None,
+        created_at=result.finished_at, expires_at=None, deleted_at=None,
+    )  # fmt: skip
+    return AnswerFile(row, result, media_type)
 
 
 _ENDINGS: Final = {

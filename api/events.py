@@ -35,7 +35,16 @@ _ALIVE_SECONDS: Final = 15.0
 _JOBS_AT_ONCE: Final = 500
 _LAST_ID: Final = 2**63 - 1
 
-_STREAM: Final = {"type": "string", "description": "Events `counts`, `job` and, at the end, `done`."}
+#: Of each event.
+_STREAM: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["counts", "job", "done"]},
+        "id": {"type": "string", "description": "Of a `job`: from here the stream can be taken up."},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 
 
 @router.get("/{batch_id}/events", responses=answers(_STREAM, 404, content_type="text/event-stream"))

@@ -11,7 +11,7 @@ from api.dialects import Dialect, spoken
 from api.dialects.files import DELETED_SCHEMA, FILE_SCHEMA, LIST_SCHEMA, deleted, file_object
 from api.errors import invalid, not_found
 from api.keeping import PURPOSES, FormFile
-from api.openapi import answers, refusals
+from api.openapi import answers, header, refusals, takes
 from api.ranges import content_response
 from api.state import House, HouseIs
 from api.uploading import Form, media_type, unsupported
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 MAX_LIMIT: Final = 10_000
 
-_FORM: Final = {
+_FORM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["file", "purpose"],
     "properties": {
@@ -35,9 +35,17 @@ _FORM: Final = {
         "file_type": {"enum": ["jsonl", "csv", "parquet"]},
     },
 }
-_BODY: Final = {"requestBody": {"content": {"multipart/form-data": {"schema": _FORM}}}}
+#: Together's clients send the name of a file alone.
+_FORM_OR_NAME: Final = {
+    **_FORM,
+    "required": ["purpose"],
+    "properties": {**together_files.ANNOUNCEMENT["properties"], **_FORM["properties"]},
+    "anyOf": [{"required": ["file"]}, {"required": ["file_name"]}],
+}
+_FORM_TYPE, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 _FILE: Final = answers(FILE_SCHEMA, 404)
-_RAW: Final[dict[str, Any]] = {"application/octet-stream": {}, "application/jsonl": {}}
+#: Lines, whatever was uploaded, or an answer as the upstream called it.
+_RAW: Final[dict[str, Any]] = {"application/jsonl": {}, "application/octet-stream": {}, "*/*": {}}
 
 
 @router.post(
@@ -45,10 +53,11 @@ _RAW: Final[dict[str, Any]] = {"application/octet-stream": {}, "application/json
     openapi_extra={
         "requestBody": {
             "content": {
-                "multipart/form-data": {"schema": _FORM},
-                "application/x-www-form-urlencoded": {"schema": together_files.ANNOUNCEMENT},
+                _FORM_TYPE: {"schema": _FORM_OR_NAME},
+                _URLENCODED: {"schema": together_files.ANNOUNCEMENT},
             }
-        }
+        },
+        "parameters": together_files.IN_THE_QUERY,
     },
     responses={**answers(FILE_SCHEMA, 413, 415), **together_files.ELSEWHERE},
 )
@@ -60,23 +69,23 @@ async def create(request: Request, house: HouseIs, caller: CallerIs) -> Response
     which they PUT it.
     """
     kind = media_type(request)
-    if kind == "multipart/form-data":
+    if kind == _FORM_TYPE:
         taken = await FormFile(house, caller).take(request)
         if isinstance(taken, FileRow):
             return JSONResponse(file_object(taken, spoken(request)))
         fields = {**request.query_params, **taken.fields}
-    elif kind == "application/x-www-form-urlencoded":
+    elif kind == _URLENCODED:
         fields = {**request.query_params, **await together_files.urlencoded(request)}
     elif not kind and "file_name" in request.query_params:
         fields = dict(request.query_params)
     else:
-        raise unsupported(request, "multipart/form-data")
+        raise unsupported(request, _FORM_TYPE)
     if "file_name" not in fields:
         raise invalid("There is no file in the form; send it in the field `file`.", param="file")
     return await together_files.announce(request, house, caller, fields)
 
 
-@router.post("/upload", openapi_extra=_BODY, responses=answers(FILE_SCHEMA, 413, 415))
+@router.post("/upload", openapi_extra=takes(_FORM, _FORM_TYPE), responses=answers(FILE_SCHEMA, 413, 415))
 async def upload(request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Bring a file in one request, by the path of Together's specification."""
     taken = await FormFile(house, caller).take(request)
@@ -131,7 +140,11 @@ async def _existing(house: House, caller: Caller, file_id: str) -> FileRow:
 @router.get("/{file_id}", responses=_FILE)
 async def retrieve(request: Request, house: HouseIs, caller: CallerIs, file_id: str) -> Response:
     """What is known of a file."""
-    return JSONResponse(file_object(await _existing(house, caller, file_id), spoken(request)))
+    if content.is_answer_id(file_id):
+        row = (await content.answer_of(house, caller, file_id)).row
+    else:
+        row = await _existing(house, caller, file_id)
+    return JSONResponse(file_object(row, spoken(request)))
 
 
 @router.delete("/{file_id}", responses=answers(DELETED_SCHEMA, 404))
@@ -146,6 +159,7 @@ async def delete(house: HouseIs, caller: CallerIs, file_id: str) -> Response:
 @router.get(
     "/{file_id}/content",
     response_class=Response,
+    openapi_extra={"parameters": [header("Range", "One range of bytes, like bytes=0-99.")]},
     responses={
         200: {"description": "The bytes, as they came.", "content": _RAW},
         206: {"description": "The range that was asked for.", "content": _RAW},
@@ -155,7 +169,7 @@ async def delete(house: HouseIs, caller: CallerIs, file_id: str) -> Response:
 async def read(request: Request, house: HouseIs, caller: CallerIs, file_id: str) -> Response:
     """The content of a file: all of it, or a range. A batch's results can be read while it still runs."""
     if content.is_answer_id(file_id):
-        return await content.answer_file(request, house, caller, file_id)
+        return (await content.answer_of(house, caller, file_id)).response(request)
     row = await _existing(house, caller, file_id)
     if row.batch_id is not None:
         return await content.result_file(request, house, row)

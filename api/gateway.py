@@ -1,26 +1,29 @@
-"""The synchronous door: what a client sends to one of the eight paths becomes a job, and the answer is the upstream's.
+"""The synchronous door: what a client sends to one of these paths becomes a job, and the answer is the upstream's.
 
 The caller waits as long as it likes. One that goes away costs nothing twice: its job goes on, and when it asks again
 (the same Idempotency-Key, or an SDK's retry of the same request) it is given that job's answer.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies, forms, idempotency
 from api.auth import Caller, CallerIs
-from api.errors import ApiError, invalid
+from api.call_schemas import call_schema
+from api.errors import ApiError
 from api.hold import Held
 from api.jobs import line_refused
 from api.lanes import refuse_halted
-from api.openapi import refusals, takes
+from api.openapi import IDEMPOTENCY_KEY, header, refusals, takes
 from api.state import House, HouseIs
 from promptmill.errors import LineError
 from promptmill.hints import JobKey
-from promptmill.intake.inbox import Submission
+from promptmill.intake.inbox import Submission, Submitted
 from promptmill.job import State
 from promptmill.kinds import PATHS, Kind
 from promptmill.priority import INTERACTIVE
@@ -30,7 +33,6 @@ from promptmill.store import jobs
 router = APIRouter(tags=["gateway"])
 
 _ERRORS: Final = (402, 404, 405, 409, 413, 415, 429, 502, 504)
-_ANY_JSON: Final = {"type": "object"}
 _FORM: Final = {
     "type": "object",
     "required": ["model", "file"],
@@ -58,14 +60,18 @@ async def answer(request: Request, house: HouseIs, caller: CallerIs) -> Response
                 tenant_id=caller.tenant_id, line=line, parsed=parsed, lane_id=lane_id, priority=INTERACTIVE,
                 fingerprint=fingerprint,
             )  # fmt: skip
-            (submitted,) = await house.inbox.submit([submission])
+
+            async def keep(connection: AsyncConnection, made: Sequence[Submitted]) -> None:
+                if again is not None:
+                    told = {"key": list(made[0].key), "id": made[0].public_id}
+                    await idempotency.keep(connection, caller, again, told)
+
+            (submitted,) = await house.inbox.submit([submission], also=keep)
         except BaseException:
             if again is not None:
-                await idempotency.forget(house, caller, again)
+                await idempotency.forget(house, caller, again)  # takes nothing back that was kept
             raise
         key, held_id, public_id = submitted.key, submitted.held_id, submitted.public_id
-        if again is not None:
-            await idempotency.finish(house, caller, again, {"key": list(key), "id": public_id})
     else:
         public_id = await jobs.public_id_of(house.db, key, tenant_id=caller.tenant_id)
     if _wants_async(request):
@@ -89,8 +95,7 @@ async def _body(request: Request, house: House, caller: Caller, kind: Kind) -> t
         )
     data = (await bodies.read(request, limit)).strip()
     bodies.check_json(data)
-    if not data.startswith(b"{"):
-        raise invalid("The body must be a JSON object.", code="invalid_json")
+    bodies.check_object(data)  # it will stand in an envelope: what only begins like an object must not reach into that
     return data, data
 
 
@@ -138,10 +143,20 @@ _ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
     },
     202: {
         "description": "With `Prefer: respond-async`: the job that will have the answer.",
-        "content": {"application/json": {"schema": _ANY_JSON}},
+        "content": {"application/json": {"schema": {"type": "object"}}},
     },
-    "default": {"description": "The upstream's own refusal, as it came.", "content": {"*/*": {"schema": {}}}},
 }
+_HEADERS: Final = (
+    IDEMPOTENCY_KEY,
+    header("Prefer", "respond-async: do not wait, be told where the answer will be.", enum=["respond-async"]),
+)
+
+
+def _takes(kind: Kind) -> dict[str, Any]:
+    if kind.sends == "multipart":
+        return takes(_FORM, "multipart/form-data", parameters=_HEADERS)
+    return takes(call_schema(kind), parameters=_HEADERS)
+
 
 for _path, _kind in PATHS.items():
     router.add_api_route(
@@ -151,6 +166,6 @@ for _path, _kind in PATHS.items():
         operation_id=_path.removeprefix("/v1/").replace("/", "_"),
         summary=f"A {_kind.name} call",
         response_class=Response,
-        openapi_extra=takes(_FORM, "multipart/form-data") if _kind.sends == "multipart" else takes(_ANY_JSON),
-        responses={**_ACCEPTED, **refusals(*_ERRORS)},
+        openapi_extra=_takes(_kind),
+        responses={**_ACCEPTED, **refusals(*_ERRORS, passed_on=True)},
     )

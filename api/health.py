@@ -2,7 +2,7 @@
 here). The first never depends on others: a database that is away is no reason to restart a server."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import redis.asyncio as redis
 import sqlalchemy as sa
@@ -21,6 +21,19 @@ router = APIRouter(tags=["health"])
 _DATABASE_SECONDS: Final = 3.0
 _REDIS_SECONDS: Final = 1.0
 
+_TEXT: Final = {"type": "string"}
+
+
+_FOUND: Final = {
+    "type": "object",
+    "required": ["status", "database", "redis"],
+    "properties": {"status": {"enum": ["ok", "unavailable"]}, "database": _TEXT, "redis": _TEXT},
+}
+_READY: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "It can serve.", "content": {"application/json": {"schema": _FOUND}}},
+    503: {"description": "It cannot; `database` says why.", "content": {"application/json": {"schema": _FOUND}}},
+}
+
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
@@ -28,7 +41,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=_READY)
 async def readyz(request: Request) -> JSONResponse:
     """The database can be reached and has our tables. Redis is reported only: without it things are found later."""
     settings: Settings = request.state.settings

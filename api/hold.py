@@ -117,10 +117,10 @@ class Held(Response):
                 if piece is not None and pieces is not None and piece.done():
                     await self._send_piece(piece.result(), send)
                     piece = asyncio.create_task(pieces.get())
+                elif gone.done():
+                    raise Gone  # also when the answer came in the same moment: it is for whoever asks again
                 elif result.done():
                     return result.result()
-                elif gone.done():
-                    raise Gone
                 elif closing.done():
                     return await self._told_to_come_again()
                 elif not self._sent and (refusal := await self._refused()) is not None:

@@ -2,7 +2,7 @@
 
 key = key_of(request)
 if key and (made := await begin(house, caller, key, body)) is not None: answer with `made`
-... make it; then `finish`, or `forget` where nothing was made.
+... make it; then `keep`, or `forget` where nothing was made.
 """
 
 import asyncio
@@ -75,15 +75,10 @@ async def begin_or_wait(house: House, caller: Caller, key: str, body: bytes) -> 
 
 
 async def keep(connection: AsyncConnection, caller: Caller, key: str, told: Any) -> None:
-    """The same as `finish`, in the transaction that makes it: there is no moment at which only one of both is known."""
+    """This is what whoever sends it again is told. In the transaction that makes it: there is no moment at which only
+    one of both is known."""
     resource = msgspec.json.encode(told).decode()
     await idempotency.keep(connection, tenant_id=caller.tenant_id, key=key, resource=resource)
-
-
-async def finish(house: House, caller: Caller, key: str, told: Any) -> None:
-    """This is what whoever sends it again is told."""
-    async with house.db.write() as connection:
-        await keep(connection, caller, key, told)
 
 
 async def forget(house: House, caller: Caller, key: str) -> None:

@@ -6,20 +6,23 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from msgspec import UNSET, Raw, UnsetType
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies, idempotency
 from api.auth import Caller, CallerIs
-from api.dialects.jobs import JobObject, SubmittedObject, full_job, job_object
+from api.call_schemas import any_call
+from api.dialects.jobs import JobObject, JobPage, SubmittedObject, full_job, job_object
 from api.errors import ApiError, invalid, not_found
-from api.openapi import answers, takes
-from api.priorities import priority
+from api.openapi import IDEMPOTENCY_KEY, answers, takes
+from api.priorities import PRIORITY, priority
 from api.state import House, HouseIs
-from api.times import moment
+from api.times import LATEST, moment
 from promptmill.errors import LineError
 from promptmill.intake.again import AGAIN, start_again
 from promptmill.intake.inbox import Submission, Submitted
 from promptmill.job import FINISHED, State
+from promptmill.kinds import PATHS
 from promptmill.store import batches, jobs
 from promptmill.store.jobs import JobRow
 
@@ -29,6 +32,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 MAX_JOBS: Final = 10_000
 MAX_WAIT_SECONDS: Final = 600.0
 _MAX_PAIRS, _MAX_NAME, _MAX_VALUE = 16, 64, 512
+METADATA: Final[dict[str, Any]] = {
+    "type": "object",
+    "maxProperties": _MAX_PAIRS,
+    "propertyNames": {"maxLength": _MAX_NAME},
+    "additionalProperties": {"type": "string", "maxLength": _MAX_VALUE},
+}
 
 
 class JobRequest(msgspec.Struct, kw_only=True):
@@ -51,56 +60,81 @@ class JobsRequest(JobRequest, kw_only=True):
 
 
 #: What the OpenAPI document says of it.
-_BODY: Final = {"type": "object", "description": "A request body of one of the eight endpoints."}
-_MOMENT: Final = {"type": ["number", "string", "null"], "description": "Unix seconds, or RFC 3339."}
+_MOMENT: Final = {
+    "description": "Unix seconds, or RFC 3339 with its zone.",
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": LATEST},
+        {"type": "string", "format": "date-time"},
+        {"type": "null"},
+    ],
+}
 _ONE: Final[dict[str, Any]] = {
-    "body": _BODY,
-    "url": {"type": ["string", "null"], "description": "The endpoint; else it is told by the body's fields."},
+    "body": any_call(),
+    "url": {"enum": [*PATHS, None], "description": "The endpoint; else it is told by the body's fields."},
     "method": {"type": ["string", "null"], "enum": ["POST", None]},
     "custom_id": {"type": ["string", "null"], "maxLength": 512},
-    "priority": {"type": ["integer", "string", "null"], "description": "A number, or a class: high, normal, …"},
+    "priority": {"anyOf": [PRIORITY, {"type": "null"}]},
     "not_before": _MOMENT,
     "deadline": _MOMENT,
-    "metadata": {"type": ["object", "null"], "additionalProperties": {"type": "string"}, "maxProperties": 16},
+    "metadata": {"anyOf": [METADATA, {"type": "null"}]},
 }
-_MANY: Final = {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["body"], "properties": _ONE}}
-_TAKEN: Final = {"type": "object", "properties": {**_ONE, "requests": _MANY}}
+_JOB: Final = {"type": "object", "required": ["body"], "properties": _ONE}
+_JOBS: Final = {
+    "type": "object",
+    "required": ["requests"],
+    "properties": {
+        "requests": {"type": "array", "minItems": 1, "maxItems": MAX_JOBS, "items": _JOB},
+        **{name: _ONE[name] for name in ("priority", "not_before", "deadline", "metadata")},
+    },
+}
+_TAKEN: Final = {"description": "One job, many, or the body of a call alone.", "anyOf": [_JOB, _JOBS, any_call()]}
 
 
 @router.post(
-    "", status_code=202, openapi_extra=takes(_TAKEN), responses=answers(SubmittedObject, 404, 409, 413, status=202)
+    "",
+    status_code=202,
+    openapi_extra=takes(_TAKEN, parameters=[IDEMPOTENCY_KEY]),
+    responses=answers(SubmittedObject, 404, 409, 413, status=202),
 )
 async def submit(request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Enqueue one or many jobs, all or none."""
     data = await bodies.read(request, house.settings.max_request_bytes)
     wanted = bodies.decode(data, JobsRequest)
     key = idempotency.key_of(request)
-    if key is not None:
-        known = await idempotency.begin(house, caller, key, data)
-        if known is not None:
-            return _accepted(request, known)
-    try:
-        made = await house.inbox.submit(await _submissions(house, caller, wanted, data))
-    except BaseException:
-        if key is not None:
-            await idempotency.forget(house, caller, key)
-        raise
-    told = _told(made, many=not isinstance(wanted.requests, UnsetType))
-    if key is not None:
-        await idempotency.finish(house, caller, key, told)
+    async with idempotency.once(house, caller, key, data) as before:
+        told = before
+        if told is None:
+            submissions = await _submissions(house, caller, wanted, data)
+            many = not isinstance(wanted.requests, UnsetType)
+
+            async def keep(connection: AsyncConnection, made: Sequence[Submitted]) -> None:
+                if key is not None:
+                    await idempotency.keep(connection, caller, key, _told(submissions, made, house.clock(), many=many))
+
+            made = await house.inbox.submit(submissions, also=keep)
+            told = _told(submissions, made, house.clock(), many=many)
     return _accepted(request, told)
 
 
-def _told(made: Sequence[Submitted], *, many: bool) -> dict[str, Any]:
+def _told(submissions: Sequence[Submission], made: Sequence[Submitted], now: float, *, many: bool) -> dict[str, Any]:
     ids = [one.public_id for one in made]
-    data = [{"id": public_id, "object": "job", "status": State.READY.value} for public_id in ids]
+    data = [
+        {"id": one.public_id, "object": "job", "status": _begins(submission, now).value}
+        for submission, one in zip(submissions, made, strict=True)
+    ]
     return {"object": "list", "data": data, "ids": ids} if many else {**data[0], "ids": ids}
+
+
+def _begins(submission: Submission, now: float) -> State:
+    return State.WAITING if submission.not_before is not None and submission.not_before > now else State.READY
 
 
 def _accepted(request: Request, told: Mapping[str, Any]) -> Response:
     base = str(request.base_url).rstrip("/")
     first = told["ids"][0]
-    location = f"{base}/v1/jobs/{first}" if "id" in told else f"{base}/v1/jobs?after={first}"
+    named = jobs.parsed_id(first)
+    together = f"?batch_id={named[0]}" if named is not None and "id" not in told else f"/{first}"
+    location = f"{base}/v1/jobs{together}"
     return JSONResponse(dict(told), status_code=202, headers={"Location": location})
 
 
@@ -183,7 +217,7 @@ async def retrieve(
     finished."""
     row = await _found(house, caller, job_id)
     if wait and row.state not in FINISHED:
-        await house.waiting.within(row.key, wait)
+        await house.waiting.within(row.key, wait, unless=house.closing)
         row = await _found(house, caller, job_id)
     return await _shown(house, row)
 
@@ -219,7 +253,7 @@ async def retry(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
     return await _shown(house, await _found(house, caller, job_id))
 
 
-@router.get("", responses=answers({"type": "object"}, 404))
+@router.get("", responses=answers(JobPage, 404))
 async def list_jobs(
     house: HouseIs,
     caller: CallerIs,

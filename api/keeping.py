@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 from starlette.requests import Request
 
 from api.auth import Caller
@@ -20,6 +21,9 @@ PURPOSES: Final = (
     "eval-output", "eval-summary",
 )  # fmt: skip
 FILE_TYPES: Final = ("jsonl", "csv", "parquet")
+#: Checked by ours, in words of ours; the OpenAPI document tells of the values all the same.
+Purpose = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(PURPOSES)})]
+FileType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(FILE_TYPES)})]
 #: OpenAI's: an input file of a batch goes after this long, where its producer does not say another time.
 BATCH_FILE_SECONDS: Final = 30 * 86_400
 LEAST_SECONDS: Final = 3_600

@@ -50,7 +50,7 @@ def refusal(row: LaneRow) -> ApiError:
     status = row.halt_status if row.halt_status is not None and row.halt_status >= _FIRST_REFUSAL else 503
     return ApiError(
         status,
-        f"{row.model} is halted since its upstream refused: {row.reason or 'no reason was given'}. "
+        f"{row.model} is halted since its upstream refused: {(row.reason or 'no reason was given').rstrip('.')}. "
         "When that is mended: promptmill resume.",
         code="lane_halted",
         headers={"x-should-retry": "false"},

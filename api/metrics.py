@@ -51,7 +51,7 @@ class Traffic:
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """A request is over."""
         route = scope.get("route")
-        path = getattr(route, "path", None) or ("unknown" if status == 404 else _IDS.sub("/{id}", scope["path"]))  # noqa: PLR2004
+        path = getattr(route, "path", "unknown")  # never what the caller wrote: it may be a secret, and is without end
         self._requests.labels(scope["method"], path[:100], str(status)).inc()
         self._seconds.labels(path[:100]).observe(seconds)
 
@@ -109,10 +109,10 @@ class _Collected(Collector):
     def collect(self) -> Iterable[Metric]:
         found = self._found
         yield _gauge("jobs", "Jobs that are not finished.", (*_LANE, "state"), found.unfinished)
-        finished = CounterMetricFamily("promptmill_jobs_finished", "Jobs that are finished.", labels=("state",))
-        for state, count in sorted(found.finished.items()):
-            finished.add_metric([state], count)
-        yield finished
+        # No counter: a job that is tried again is not finished any more.
+        yield _gauge(
+            "jobs_finished", "Jobs that are finished.", ("state",), {(s,): n for s, n in found.finished.items()}
+        )
         yield _gauge("batches", "Batches.", ("state",), {(state,): n for state, n in found.batches.items()})
         yield _gauge("workers", "Workers that are alive.", (), {(): found.workers})
         yield _gauge("in_flight", "Calls under way.", (), {(): found.in_flight})

@@ -2,28 +2,25 @@
 
 from typing import Any, Final
 
-import httpx
 import msgspec
 from fastapi import APIRouter, Request, Response
 
 from api.auth import CallerIs
 from api.dialects import Dialect, spoken
-from api.errors import ApiError, not_found
-from api.openapi import answers
-from api.state import House, HouseIs
-from promptmill.settings import UpstreamConfig
+from api.errors import not_found
+from api.openapi import answers, refusals
+from api.state import HouseIs
 
 router = APIRouter(tags=["models"])
 
-_SECONDS: Final = 15.0
 _OK: Final = 200
 _LIST: Final = {"oneOf": [{"type": "object"}, {"type": "array"}], "description": "A bare array for Together's clients."}
 
 
-@router.get("/v1/models", responses=answers(_LIST, 401, 402, 404, 405, 429, 502, 504))
+@router.get("/v1/models", responses={**answers(_LIST), **refusals(502, 504, passed_on=True)})
 async def list_models(request: Request, house: HouseIs, _caller: CallerIs) -> Response:
     """The models, each as its upstream lists it. With one upstream, its refusal is passed on as it is."""
-    replies = [await _asked(house, upstream) for upstream in house.settings.upstreams]
+    replies = [await house.upstreams.models(upstream) for upstream in house.settings.upstreams]
     if len(replies) == 1 and replies[0].status_code != _OK:
         reply = replies[0]
         return Response(reply.content, status_code=reply.status_code, media_type=reply.headers.get("content-type"))
@@ -32,28 +29,15 @@ async def list_models(request: Request, house: HouseIs, _caller: CallerIs) -> Re
     return Response(msgspec.json.encode(told), media_type="application/json")
 
 
-@router.get("/v1/models/{model:path}", responses=answers({"type": "object"}, 404, 429, 502, 504))
+@router.get("/v1/models/{model:path}", responses=answers({"type": "object"}, 404, 502, 504))
 async def retrieve_model(model: str, house: HouseIs, _caller: CallerIs) -> Response:
     """One model, as its upstream lists it."""
     upstream = house.settings.upstream_for(model)
     if upstream is not None:
-        for found in _models((await _asked(house, upstream)).content):
+        for found in _models((await house.upstreams.models(upstream)).content):
             if isinstance(found, dict) and found.get("id") == model:
                 return Response(msgspec.json.encode(found), media_type="application/json")
     raise not_found("model", model)
-
-
-async def _asked(house: House, upstream: UpstreamConfig) -> httpx.Response:
-    base = upstream.url if upstream.url.endswith("/v1") else f"{upstream.url}/v1"
-    headers = {"Authorization": f"Bearer {upstream.key}"} if upstream.key else {}
-    try:
-        return await house.http.get(f"{base}/models", headers=headers, timeout=_SECONDS)
-    except httpx.TimeoutException:
-        raise ApiError(504, f"{upstream.name} did not list its models within {_SECONDS:g} s.", code="timeout") from None
-    except httpx.HTTPError as error:
-        raise ApiError(
-            502, f"{upstream.name} cannot be asked for its models: {type(error).__name__}.", code="connection_failed"
-        ) from None
 
 
 def _models(content: bytes) -> list[Any]:

@@ -1,5 +1,6 @@
 """The OpenAPI document: made from the routes, with bodies described by the msgspec structs that read them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,7 @@ _WORDS: Final = {
     413: "Too large.",
     415: "The body is of a type that this path does not read.",
     416: "Not a range of this content.",
-    429: "The upstream's limit, after all tries.",
+    429: "Too many requests.",
     431: "The headers are too large.",
     500: "Something broke here; the log has it under the request's id.",
     502: "The upstream gave no usable answer.",
@@ -62,16 +63,45 @@ def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         if "$ref" in value:
             return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
-        return {name: _inlined(inner, definitions) for name, inner in value.items()}
+        # A struct's own name says nothing to readers of the document.
+        return {
+            name: _inlined(inner, definitions)
+            for name, inner in value.items()
+            if name != "title" or not isinstance(inner, str)
+        }
     if isinstance(value, list):
         return [_inlined(inner, definitions) for inner in value]
     return value
 
 
-def takes(struct: Any, content_type: str = "application/json", *, required: bool = True) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads such a body."""
+def reference(name: str) -> dict[str, Any]:
+    """One of the document's own schemas."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def takes(
+    struct: Any, content_type: str = "application/json", *, parameters: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads such a body, and `parameters` that FastAPI does not know of."""
     described = schema(struct) if not isinstance(struct, dict) else struct
-    return {"requestBody": {"required": required, "content": {content_type: {"schema": described}}}}
+    body = {"requestBody": {"required": True, "content": {content_type: {"schema": described}}}}
+    return {**body, "parameters": list(parameters)} if parameters else body
+
+
+def header(name: str, description: str, **described: Any) -> dict[str, Any]:
+    """A header that a route looks at by itself."""
+    told = {"type": "string", **described}
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": told}
+
+
+def in_query(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same, in the query: a form's fields, by their names."""
+    return [{"name": name, "in": "query", "required": False, "schema": told} for name, told in properties.items()]
+
+
+IDEMPOTENCY_KEY: Final = header(
+    "Idempotency-Key", "What is sent again with it is told what the first request made.", minLength=1, maxLength=255
+)
 
 
 def answers(
@@ -85,14 +115,24 @@ def answers(
     return {**good, **refusals(*errors)}
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors alone."""
-    content = {"application/json": {"schema": _ERROR}}
-    return {status: {"description": _WORDS[status], "content": content} for status in sorted({*_ALWAYS, *statuses})}
+def refusals(*statuses: int, passed_on: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The errors alone. Where an upstream's are `passed_on`, they are in its words and may be of any type."""
+    content: dict[str, Any] = (
+        {"*/*": {"schema": {}}} if passed_on else {"application/json": {"schema": reference("Error")}}
+    )
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"description": _WORDS[status], "content": content} for status in sorted({*_ALWAYS, *statuses})
+    }
+    if passed_on:
+        told["default"] = {"description": "The upstream's own refusal, as it came.", "content": content}
+    return told
 
 
-def describe(app: FastAPI) -> None:
-    """Have FastAPI's document say what is true here: wrong parameters are answered 400, never 422."""
+def describe(app: FastAPI, schemas: Mapping[str, Any]) -> None:
+    """Have FastAPI's document say what is true here: wrong parameters are answered 400, never 422.
+
+    `schemas` are those that others refer to.
+    """
     generate = app.openapi
 
     def document() -> dict[str, Any]:
@@ -100,10 +140,12 @@ def describe(app: FastAPI) -> None:
         for path in made["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
-        schemas = made.get("components", {}).get("schemas", {})
+        components = made.setdefault("components", {})
+        found = components.setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        made.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            found.pop(name, None)
+        found.update({**schemas, "Error": _ERROR})
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"key": []}, {}]
         return made
 

@@ -1,7 +1,15 @@
 """Priorities as callers write them: an integer, or the name of a class."""
 
+from typing import Any, Final
+
 from api.errors import invalid
 from promptmill.priority import CLASSES, INTERACTIVE, LOWEST
+
+#: What the OpenAPI document says of it.
+PRIORITY: Final[dict[str, Any]] = {
+    "description": "A number, or a class; higher ones go first.",
+    "anyOf": [{"type": "integer", "minimum": LOWEST, "maximum": INTERACTIVE - 1}, {"enum": list(CLASSES)}],
+}
 
 
 def priority(value: int | str | None) -> int:

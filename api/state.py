@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 from fastapi import Depends, Request
 
 from api.admitter import Admitter
@@ -14,6 +13,7 @@ from api.bell import Bell
 from api.held import HeldBook
 from api.lanes import LaneBook
 from api.rendered import Rendered
+from api.upstreams import Upstreams
 from api.waiting import Waiting
 from promptmill.engine import Database
 from promptmill.hints import Hints
@@ -41,8 +41,7 @@ class House:
     lanes: LaneBook
     traffic: "Traffic"
     meter: "Meter"
-    #: For what is asked of upstreams beside jobs.
-    http: httpx.AsyncClient
+    upstreams: Upstreams
     #: Set when the server is to stop.
     closing: asyncio.Event
     #: This process among others that hold requests or read batches in.

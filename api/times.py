@@ -7,7 +7,7 @@ from typing import Final
 from api.errors import invalid
 
 #: The year 9999: what is later is a mistake of units.
-_LATEST: Final = 253_402_300_799.0
+LATEST: Final = 253_402_300_799.0
 
 
 def moment(value: float | str | None, name: str) -> float | None:
@@ -24,6 +24,6 @@ def moment(value: float | str | None, name: str) -> float | None:
         if parsed.tzinfo is None:
             raise invalid(f"{name} has no time zone; write 2026-01-31T08:00:00Z or …+01:00.", param=name)
         value = parsed.timestamp()
-    if not math.isfinite(value) or not 0 <= value <= _LATEST:
+    if not math.isfinite(value) or not 0 <= value <= LATEST:
         raise invalid(f"{name} must be unix seconds (not milliseconds) up to the year 9999.", param=name)
     return float(value)

@@ -7,20 +7,21 @@ numbered parts.
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api import bodies
 from api.auth import Caller
 from api.errors import invalid, not_found
-from api.keeping import FILE_TYPES, PURPOSES, check_name, check_type, terms_of
-from api.openapi import refusals
+from api.keeping import FILE_TYPES, LEAST_SECONDS, MOST_SECONDS, PURPOSES, check_name, check_type, terms_of
+from api.openapi import in_query, refusals
 from api.placing import gone, place
 from api.state import House, HouseIs
-from api.uploading import chunks, file_name, text
+from api.uploading import MAX_NAME, chunks, file_name, text
 from promptmill.store import files, uploads
 from promptmill.store.uploads import NewUpload, UploadRow
 
@@ -30,21 +31,30 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 ADDRESS_SECONDS: Final = 24 * 3600.0
 _MAX_FORM_BYTES: Final = 64 * 1024
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
+_CHECKSUM: Final = {"pattern": "^([0-9a-fA-F]{64})?$", "description": "SHA-256, in hex."}
+Checksum = Annotated[str, msgspec.Meta(extra_json_schema=_CHECKSUM)]
 
 ANNOUNCEMENT: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["purpose", "file_name"],
     "properties": {
         "purpose": {"enum": list(PURPOSES)},
-        "file_name": {"type": "string"},
+        "file_name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
         "file_type": {"enum": list(FILE_TYPES)},
-        "checksum": {"type": "string", "description": "SHA-256, in hex."},
+        "checksum": {"type": "string", **_CHECKSUM},
+        "expires_after[anchor]": {"enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": LEAST_SECONDS, "maximum": MOST_SECONDS},
     },
 }
+#: Some of its clients say it there.
+IN_THE_QUERY: Final = in_query(ANNOUNCEMENT["properties"])
 ELSEWHERE: Final[dict[int | str, dict[str, Any]]] = {
     302: {
         "description": "Where to PUT the file.",
-        "headers": {"Location": {"schema": {"type": "string"}}, "X-Together-File-Id": {"schema": {"type": "string"}}},
+        "headers": {
+            "Location": {"required": True, "schema": {"type": "string"}},
+            "X-Together-File-Id": {"required": True, "schema": {"type": "string"}},
+        },
     }
 }
 BYTES: Final = {

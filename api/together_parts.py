@@ -12,10 +12,12 @@ from api.auth import Caller, CallerIs
 from api.dialects import spoken
 from api.dialects.files import FILE_SCHEMA, file_object
 from api.errors import invalid, not_found
+from api.keeping import FileType, Purpose
 from api.openapi import answers, takes
 from api.placing import gone, joined, keep_part, place
 from api.state import House, HouseIs
-from api.together_files import BYTES, TAKEN, addressed, base_url, begin
+from api.together_files import BYTES, TAKEN, Checksum, addressed, base_url, begin
+from api.uploading import MAX_NAME
 from promptmill.store import files, purge, uploads
 from promptmill.store.files import FileRow
 from promptmill.store.uploads import UploadRow
@@ -29,12 +31,12 @@ _MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 class Initiate(msgspec.Struct):
     """A very large file that is to come."""
 
-    file_name: str
+    file_name: Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_NAME})]
     file_size: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
     num_parts: Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTS)]
-    purpose: str
-    file_type: str | None = None
-    checksum: str | None = None
+    purpose: Purpose
+    file_type: FileType | None = None
+    checksum: Checksum | None = None
 
 
 class Piece(msgspec.Struct):

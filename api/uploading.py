@@ -37,10 +37,11 @@ Opened = Callable[[str, Mapping[str, str]], Awaitable[Sink]]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields of a form, and whether there was a file."""
+    """The fields of a form, and whether there was a file. `pairs` are all of them, where one may come again."""
 
     fields: Mapping[str, str]
     has_file: bool
+    pairs: Sequence[tuple[str, str]] = ()
 
 
 class _Event(Enum):
@@ -78,14 +79,25 @@ async def chunks(request: Request, limit_bytes: int, what: str = "file") -> Asyn
         raise invalid("The body ended before it was complete.") from None
 
 
-async def receive(request: Request, limit_bytes: int, opened: Opened, *, file_field: str = "file") -> Form:
-    """Read a whole form; its file goes where `opened` says. Raises ApiError for what is no form, or too large."""
-    reader = _Reader(_boundary(request), limit_bytes, opened, file_field)
+async def receive(
+    request: Request,
+    limit_bytes: int,
+    opened: Opened,
+    *,
+    file_field: str = "file",
+    may_be_text: bool = False,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+) -> Form:
+    """Read a whole form; its file goes where `opened` says. Raises ApiError for what is no form, or too large.
+
+    `may_be_text`: a text in the place of the file is a field like others.
+    """
+    reader = _Reader(_boundary(request), limit_bytes, opened, None if may_be_text else file_field, max_field_bytes)
     async for chunk in chunks(request, limit_bytes + _FRAME_BYTES):
         await reader.feed(chunk)
     if not reader.ended:
         raise invalid("The form ends in the middle: its last boundary is missing.", code="invalid_form")
-    return Form(reader.fields, reader.has_file)
+    return Form(reader.fields, reader.has_file, reader.pairs)
 
 
 def _boundary(request: Request) -> bytes:

@@ -10,11 +10,11 @@ from api import bodies
 from api.auth import Caller, CallerIs
 from api.dialects.files import FILE_SCHEMA, file_object
 from api.errors import invalid, not_found
-from api.keeping import PURPOSES, check_name, purpose_of, terms
+from api.keeping import LEAST_SECONDS, MOST_SECONDS, PURPOSES, Purpose, check_name, purpose_of, terms
 from api.openapi import answers, takes
 from api.placing import add_part, gone, joined, part_file, place
 from api.state import House, HouseIs
-from api.uploading import file_name, receive
+from api.uploading import MAX_NAME, file_name, receive
 from promptmill.store import files, purge, uploads
 from promptmill.store.files import FileRow
 from promptmill.store.uploads import NewUpload, PartRow, UploadRow
@@ -31,16 +31,16 @@ class ExpiresAfter(msgspec.Struct):
     """How long the file is kept."""
 
     anchor: Literal["created_at"]
-    seconds: int
+    seconds: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": LEAST_SECONDS, "maximum": MOST_SECONDS})]
 
 
 class Create(msgspec.Struct):
     """A file that is to come."""
 
     bytes: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-    filename: str
+    filename: Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_NAME})]
     mime_type: Annotated[str, msgspec.Meta(max_length=200)]
-    purpose: str
+    purpose: Purpose
     expires_after: ExpiresAfter | None = None
 
 

@@ -70,13 +70,14 @@ class Waiting:
             if not self._results[key]:
                 del self._results[key]
 
-    async def within(self, key: JobKey, seconds: float) -> Result | None:
-        """The job's result, or None when it takes longer than this."""
+    async def within(self, key: JobKey, seconds: float, *, unless: asyncio.Event) -> None:
+        """Until the job has its result, for so long, or until `unless` is set."""
+        ends = [asyncio.create_task(self.result(key)), asyncio.create_task(unless.wait())]
         try:
-            async with asyncio.timeout(seconds):
-                return await self.result(key)
-        except TimeoutError:
-            return None
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
 
     def look(self, key: JobKey) -> None:
         """It may be there already."""

@@ -15,4 +15,4 @@ BACKGROUND: Final = -1_999
 CLASSES: Final = {"interactive": INTERACTIVE, "high": HIGH, "normal": NORMAL, "background": BACKGROUND}
 #: Integers that a producer may give.
 LOWEST: Final = -1_999
-HIGHEST: Final = 2_999
+HIGHEST: Final = INTERACTIVE - 1

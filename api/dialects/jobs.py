@@ -21,12 +21,23 @@ class SubmittedObject(msgspec.Struct, kw_only=True):
     data: list[dict[str, Any]] | None = None
 
 
+class JobPage(msgspec.Struct, kw_only=True):
+    """Jobs, the newest first."""
+
+    object: str
+    data: list["ListedJob"]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 class AttemptObject(msgspec.Struct, kw_only=True):
     """One upstream call. `outcome` is "succeeded" or a reason (docs/states.md); one that is not `counted` was given
     back, since waiting is not failing."""
 
     number: int
     started_at: float | None
+    started: str | None
     duration_seconds: float | None
     outcome: str
     counted: bool
@@ -37,8 +48,8 @@ class AttemptObject(msgspec.Struct, kw_only=True):
     completion_tokens: int
 
 
-class JobObject(msgspec.Struct, kw_only=True):
-    """A job. `result` is a line of OpenAI's output shape, null until the job is finished."""
+class ListedJob(msgspec.Struct, kw_only=True):
+    """A job in a list."""
 
     id: str
     object: str
@@ -54,8 +65,13 @@ class JobObject(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | None
     error_code: str | None
     attempt_count: int
-    attempts: list[AttemptObject]
     usage: dict[str, int]
+
+
+class JobObject(ListedJob, kw_only=True):
+    """A job. `result` is a line of OpenAI's output shape, null until the job is finished."""
+
+    attempts: list[AttemptObject]
     result: dict[str, Any] | None
 
 

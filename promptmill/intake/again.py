@@ -25,6 +25,8 @@ from promptmill.tables import file_parts, jobs, results
 #: States that a job can be taken back from.
 AGAIN: Final = frozenset(state for state, moves in TRANSITIONS.items() if moves == frozenset({State.READY}))
 
+#: A batch that is being read in, or is on its way to cancelled, is not started again in the middle of that.
+_MAY_GO_ON: Final = frozenset({BatchState.IN_PROGRESS, BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED})
 _AT_ONCE: Final = 1_000
 
 
@@ -43,6 +45,8 @@ async def start_again(
     again, without a deadline that has passed.
     """
     batch = await batches.get(db, batch_id)
+    if batch.state not in _MAY_GO_ON:
+        return 0
     defaults = Defaults.from_json(batch.defaults)
     checker = Checker(db, settings, defaults, file_id=batch.file_id, tenant_id=batch.tenant_id, created_at=clock())
     started, after = 0, -1

@@ -77,8 +77,17 @@ class _Open:
     lanes: set[int] = dataclasses.field(default_factory=set)
 
 
-#: Jobs that go in together, and who waits for that.
-_Wanted = tuple[Sequence[Submission], "asyncio.Future[list[Submitted]]"]
+#: What is to be written with jobs, in the transaction that makes them.
+Also = Callable[[AsyncConnection, Sequence[Submitted]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """Jobs that go in together, and who waits for that."""
+
+    submissions: Sequence[Submission]
+    also: Also | None
+    future: "asyncio.Future[list[Submitted]]"
 
 
 class Inbox:
@@ -120,13 +129,14 @@ class Inbox:
         lane_id = checker.known_lane(parsed) or await checker.lane(one, parsed)
         return lane_id if isinstance(lane_id, LineError) else (parsed, lane_id)
 
-    async def submit(self, submissions: Sequence[Submission]) -> list[Submitted]:
+    async def submit(self, submissions: Sequence[Submission], *, also: Also | None = None) -> list[Submitted]:
         """Write these jobs, all or none; returns when they are in the database. Raises what keeps it from taking them.
+        `also` is called in the same transaction.
 
         A caller that is cancelled meanwhile does not take the others' jobs with it: its own may be written or not.
         """
         future: asyncio.Future[list[Submitted]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((submissions, future))
+        self._waiting.append(_Wanted(submissions, also, future))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="promptmill-inbox")
         return await future
@@ -148,17 +158,17 @@ class Inbox:
             while self._waiting:
                 group = self._taken()
                 try:
-                    made = iter(await self._write([one for submissions, _ in group for one in submissions]))
+                    made = iter(await self._write(group))
                 except Exception as error:  # noqa: BLE001 - every caller is told; here there is nobody to tell
                     self._open.clear()  # what is in memory may not be what was committed
-                    for _, future in group:
-                        if not future.done():
-                            future.set_exception(error)
+                    for wanted in group:
+                        if not wanted.future.done():
+                            wanted.future.set_exception(error)
                     continue
-                for submissions, future in group:
-                    theirs = list(islice(made, len(submissions)))
-                    if not future.done():
-                        future.set_result(theirs)
+                for wanted in group:
+                    theirs = list(islice(made, len(wanted.submissions)))
+                    if not wanted.future.done():
+                        wanted.future.set_result(theirs)
                 await self._ring()
         finally:
             self._writer = None
@@ -166,17 +176,18 @@ class Inbox:
     def _taken(self) -> list[_Wanted]:
         """Whole submissions, as many as one transaction takes, and one at least."""
         jobs_taken, size, count = 0, 0, 0
-        for submissions, _ in self._waiting:
-            jobs_taken += len(submissions)
-            size += sum(len(one.line) for one in submissions)
+        for wanted in self._waiting:
+            jobs_taken += len(wanted.submissions)
+            size += sum(len(one.line) for one in wanted.submissions)
             if count and (jobs_taken > JOBS_AT_ONCE or size > BYTES_AT_ONCE):
                 break
             count += 1
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         return group
 
-    async def _write(self, group: Sequence[Submission]) -> list[Submitted]:
+    async def _write(self, units: Sequence[_Wanted]) -> list[Submitted]:
         now = self._clock()
+        group = [one for unit in units for one in unit.submissions]
         async with self._db.write() as connection:
             made: dict[int, Submitted] = {}
             held: list[dict[str, object]] = []
@@ -185,9 +196,7 @@ class Inbox:
             for index, submission in enumerate(group):
                 by_inbox[submission.tenant_id, submission.priority].append(index)
             inboxes = [(await self._inbox(connection, *place, now), theirs) for place, theirs in by_inbox.items()]
-            for opened, indexes in sorted(
-                inboxes, key=lambda pair: pair[0].batch.id
-            ):  # batches are locked in one order
+            for opened, indexes in sorted(inboxes, key=_lock_order):
                 first = await _positions(connection, opened, len(indexes))
                 for position, index in enumerate(indexes, first):
                     submission = group[index]
@@ -202,7 +211,14 @@ class Inbox:
             if rows.notes:
                 await connection.execute(sa.insert(job_notes), rows.notes)
             held_ids = await _hold(connection, held)
-        return [dataclasses.replace(made[index], held_id=held_ids.get(made[index].key)) for index in range(len(group))]
+            all_made = [dataclasses.replace(one, held_id=held_ids.get(one.key)) for _, one in sorted(made.items())]
+            start = 0
+            for unit in units:
+                end = start + len(unit.submissions)
+                if unit.also is not None:
+                    await unit.also(connection, all_made[start:end])
+                start = end
+        return all_made
 
     def _held(self, submission: Submission, key: JobKey, now: float) -> dict[str, object]:
         return {

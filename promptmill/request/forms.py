@@ -118,7 +118,9 @@ def _model(model: str | UnsetType | None, defaults: Defaults) -> str:
         return model
     if defaults.model is None:
         raise Refused(
-            "missing_required_parameter", 'no model is named: add "model" to the body or run with --model', "model"
+            "missing_required_parameter",
+            'no model is named: add "model" to the body, or name one for all lines (--model, model_id)',
+            "model",
         )
     return defaults.model
 

@@ -114,8 +114,8 @@ async def listed(
     states: Collection[State] | None,
     limit: int,
 ) -> list[JobRow]:
-    """The tenant's jobs, the newest first, from behind `after` on: those of a batch, or all that were submitted
-    singly."""
+    """The tenant's jobs from behind `after` on: those of a batch, or all that were submitted singly, which is inbox
+    after inbox; the newest first in each."""
     statement = sa.select(batches.c.id).where(batches.c.tenant_id == tenant_id).order_by(batches.c.id.desc())
     if batch_id is not None:
         statement = statement.where(batches.c.id == batch_id)

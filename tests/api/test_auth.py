@@ -43,6 +43,24 @@ async def test_without_keys_nobody_else_is(sqlite_db):
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Host": "rebound.example:8000"},
+        {"Origin": "http://localhost.elsewhere.example"},
+    ],
+)
+async def test_without_keys_a_web_page_from_elsewhere_is_refused(sqlite_db, headers):
+    """A browser on this machine sends it for whoever wrote the page."""
+    async with serving(sqlite_db) as server:
+        answer = await server.client.post("/v1/jobs", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_api_keys")
+        for own in ({"Origin": "http://localhost:3000"}, {"Host": "localhost"}, {"Host": "[::1]:8000"}):
+            assert (await server.client.get("/v1/jobs", headers=own)).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("headers", "code"),
     [
         ({}, "missing_api_key"),

@@ -7,7 +7,7 @@ import httpx
 
 from api.door import MAX_HEADER_BYTES
 from tests.api.mill import chat_body, mill
-from tests.api.server import serving
+from tests.api.server import new_client, serving
 from tests.api.test_health import client_of, nobody_there
 from tests.conftest import eventually
 from tests.worker.endpoint import chat, never
@@ -65,7 +65,7 @@ async def test_a_large_body_is_refused_before_it_is_read(sqlite_db):
 async def test_more_open_requests_than_allowed_are_told_to_come_again(sqlite_db):
     async with mill(sqlite_db, never, max_open_requests=2) as made:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=made.serving.url, limits=limits) as client:
+        async with new_client(base_url=made.serving.url, limits=limits) as client:
             held = [asyncio.create_task(made.chat(client=client)) for _ in range(2)]
             await eventually(lambda: len(made.upstream.calls) == 2)
             answer = await made.client.get("/v1/jobs")
@@ -103,7 +103,7 @@ async def test_metrics_count_what_goes_on(db):
 
         async def counted():
             text = (await made.client.get("/metrics")).text
-            return text if 'promptmill_jobs_finished_total{state="succeeded"} 1.0' in text else None
+            return text if 'promptmill_jobs_finished{state="succeeded"} 1.0' in text else None
 
         text = await eventually(counted)
     for line in (
@@ -115,3 +115,13 @@ async def test_metrics_count_what_goes_on(db):
     assert re.search(r'promptmill_attempts_total{.*outcome="succeeded".*} 1\.0', text)
     assert re.search(r'promptmill_tokens_total{.*type="completion".*} 5\.0', text)
     assert "promptmill_answer_seconds_bucket" in text
+
+
+async def test_what_a_caller_wrote_is_no_label(sqlite_db):
+    """It may be a secret, and there is no end to what can be written."""
+    async with serving(sqlite_db) as server:
+        await server.client.put("/v1/files/incoming/SECRET", headers={"X-Large": "x" * (MAX_HEADER_BYTES - 300)})
+        await server.client.get("/v1/SECRET")
+        text = (await server.client.get("/metrics")).text
+        assert "SECRET" not in text
+        assert 'path="unknown"' in text

@@ -12,7 +12,7 @@ from promptmill.engine import Database
 from promptmill.store import tenants
 from promptmill.tables import file_parts, files
 from tests.api.forms import FORM, field, file_field, form, line, lines, part
-from tests.api.server import Serving, serving
+from tests.api.server import Serving, new_client, serving
 from tests.conftest import eventually
 
 TOGETHER = {"User-Agent": "Together/Python 3.1.1"}
@@ -324,7 +324,7 @@ async def test_ids_of_nothing(db: Database, file_id: str):
 async def test_a_tenant_sees_its_own(db: Database):
     async def keyed(server: Serving, name: str) -> httpx.AsyncClient:
         key = await tenants.create_key(db, tenant=name, name=name, is_admin=False, now=0)
-        return httpx.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {key}"})
+        return new_client(base_url=server.url, headers={"Authorization": f"Bearer {key}"})
 
     async with serving(db) as server, await keyed(server, "one") as one, await keyed(server, "two") as two:
         theirs = (await bring(one, lines(1)))["id"]

@@ -10,6 +10,7 @@ import pytest
 from promptmill.job import State
 from promptmill.store import jobs, results
 from tests.api.mill import chat_body, mill
+from tests.api.server import new_client
 from tests.conftest import eventually
 from tests.worker.endpoint import JSON, chat, never, refusal, text_of
 from tests.worker.raw_server import http
@@ -130,6 +131,8 @@ async def test_a_transcription_may_be_plain_text(sqlite_db, text):
         (b"{", {}, 400),
         (b"[]", {}, 400),
         (b'{"model": "m"}', {}, 400),
+        (b'{"model": "m", "messages": []},"url":"/v1/embeddings"', {}, 400),
+        (b'{"model": "m", "messages": []} {}', {}, 400),
         (b'{"model": "m", "messages": []}', {"Content-Type": "text/plain"}, 415),
         (b'{"model": "m", "messages": ' + b"[" * 300 + b"]" * 300 + b"}", {}, 400),
         (b'\xff{"model": "m"}', {}, 400),
@@ -182,7 +185,7 @@ def content(answer: httpx.Response) -> str:
 async def leave(made, text="Hello?", **headers) -> None:
     """Ask, and go away when the call is under way."""
     before = len(made.upstream.calls)
-    async with httpx.AsyncClient(base_url=made.serving.url) as client:
+    async with new_client(base_url=made.serving.url) as client:
         asking = asyncio.create_task(made.chat(text, headers=headers, client=client))
         await eventually(lambda: len(made.upstream.calls) > before)
         asking.cancel()
@@ -287,7 +290,7 @@ async def test_an_answer_begun_early_keeps_impatient_clients_waiting(sqlite_db):
 async def test_everybody_gets_their_own_answer(db):
     async with mill(db, lambda call: chat(text_of(call)), max_in_flight=64) as made:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=made.serving.url, timeout=60, limits=limits) as client:
+        async with new_client(base_url=made.serving.url, timeout=60, limits=limits) as client:
             answers = await asyncio.gather(*(made.chat(f"number {n}", client=client) for n in range(200)))
     assert [content(answer) for answer in answers] == [f"number {n}" for n in range(200)]
 
@@ -313,7 +316,7 @@ async def test_models_are_the_upstreams(sqlite_db):
 
 
 async def test_a_job_that_is_never_answered_does_not_keep_the_server_from_stopping(sqlite_db):
-    async with mill(sqlite_db, never) as made, httpx.AsyncClient(base_url=made.serving.url, timeout=60) as client:
+    async with mill(sqlite_db, never) as made, new_client(base_url=made.serving.url, timeout=60) as client:
         asking = asyncio.create_task(made.chat(client=client))
         await eventually(lambda: len(made.upstream.calls) == 1)
         asking.cancel()

@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
-import httpx
-
 from promptmill.hints import Piece
 from tests.api.mill import chat_body, mill_at
+from tests.api.server import new_client
 from tests.conftest import eventually
 from tests.worker.endpoint import JSON, chat, refusal
 from tests.worker.raw_server import Peer, http, serve
@@ -139,7 +138,7 @@ async def test_who_left_in_the_middle_is_given_the_whole_when_it_asks_again(db):
         await peer.write(chunk(REST) + chunk(b""))
 
     async with streams(db, script) as (made, server):
-        async with httpx.AsyncClient(base_url=made.serving.url) as client, asked(made, client) as answer:
+        async with new_client(base_url=made.serving.url) as client, asked(made, client) as answer:
             assert await anext(answer.aiter_raw()) == FIRST
         with contextlib.suppress(asyncio.CancelledError):
             again = asyncio.create_task(_whole(made))

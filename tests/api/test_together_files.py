@@ -14,7 +14,7 @@ from promptmill.store import purge, tenants, uploads
 from promptmill.tables import batches, file_parts, files
 from promptmill.tables import uploads as uploads_table
 from tests.api.forms import FORM, field, file_field, form, lines
-from tests.api.server import Serving, serving
+from tests.api.server import Serving, new_client, serving
 
 UA = {"User-Agent": "Together/Python 3.1.1"}
 FIELDS = {"purpose": "batch-api", "file_name": "in.jsonl", "file_type": "jsonl"}
@@ -40,7 +40,7 @@ async def test_in_steps(db: Database):
         assert (await server.client.get(f"/v1/files/{file_id}")).status_code == 404
         assert (await server.client.get("/v1/files", headers=UA)).json()["data"] == []
         assert (await server.client.post(f"/v1/files/{file_id}/preprocess")).status_code == 404
-        async with httpx.AsyncClient() as stranger:
+        async with new_client() as stranger:
             wrong = await stranger.put(address, content=lines(4))
             assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "checksum_mismatch")
             for _ in range(2):
@@ -163,7 +163,7 @@ async def test_in_parts(db: Database):
         assert [part["PartNumber"] for part in begun["parts"]] == [1, 2]
         named = {"upload_id": begun["upload_id"], "file_id": begun["file_id"]}
         etags = {}
-        async with httpx.AsyncClient() as stranger:
+        async with new_client() as stranger:
             for number, piece in ((2, b"other"), (2, content[cut:]), (1, content[:cut])):
                 put = await stranger.put(begun["parts"][number - 1]["URL"], content=piece)
                 assert put.status_code == 200

@@ -673,9 +673,9 @@ def test_what_is_wrong_with_a_line_is_told(line, code, param, words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b'{"messages": [{"role": "user"}]}', 'add "model" to the body or run with --model'),
-        (b'{"messages": [{"role": "user"}], "model": null}', 'add "model" to the body or run with --model'),
-        (b'{"body": {"messages": [{"role": "user"}]}}', 'add "model" to the body or run with --model'),
+        (b'{"messages": [{"role": "user"}]}', 'add "model" to the body, or name one for all lines'),
+        (b'{"messages": [{"role": "user"}], "model": null}', 'add "model" to the body, or name one for all lines'),
+        (b'{"body": {"messages": [{"role": "user"}]}}', 'add "model" to the body, or name one for all lines'),
         (b'{"prompt": "Hi"}', "--model"),
     ],
 )
