@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies, forms, idempotency
-from api.auth import Caller, CallerIs
+from api.auth import Caller
 from api.call_schemas import call_schema
 from api.errors import ApiError
 from api.hold import Held
 from api.jobs import line_refused
 from api.lanes import refuse_halted
 from api.openapi import IDEMPOTENCY_KEY, header, refusals, takes
-from api.state import House, HouseIs
+from api.state import House, at_once
 from promptmill.errors import LineError
 from promptmill.hints import JobKey
 from promptmill.intake.inbox import Submission, Submitted
@@ -40,8 +40,9 @@ _FORM: Final = {
 }
 
 
-async def answer(request: Request, house: HouseIs, caller: CallerIs) -> Response:
+async def answer(request: Request) -> Response:
     """The upstream's answer to this request, through the queue and its limits."""
+    house, caller = await at_once(request)
     path = request.scope["path"]
     kind = PATHS[path]
     body, digest = await _body(request, house, caller, kind)

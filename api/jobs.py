@@ -16,7 +16,7 @@ from api.dialects.jobs import JobObject, JobPage, SubmittedObject, full_job, job
 from api.errors import ApiError, invalid, not_found
 from api.openapi import IDEMPOTENCY_KEY, answers, takes
 from api.priorities import PRIORITY, priority
-from api.state import House, HouseIs
+from api.state import House, HouseIs, at_once
 from api.times import LATEST, moment
 from promptmill.errors import LineError
 from promptmill.intake.again import AGAIN, start_again
@@ -96,8 +96,9 @@ _TAKEN: Final = {"description": "One job, many, or the body of a call alone.", "
     openapi_extra=takes(_TAKEN, parameters=[IDEMPOTENCY_KEY]),
     responses=answers(SubmittedObject, 404, 409, 413, status=202),
 )
-async def submit(request: Request, house: HouseIs, caller: CallerIs) -> Response:
+async def submit(request: Request) -> Response:
     """Enqueue one or many jobs, all or none."""
+    house, caller = await at_once(request)
     data = await bodies.read(request, house.settings.max_request_bytes)
     wanted = bodies.decode(data, JobsRequest)
     key = idempotency.key_of(request)
@@ -130,12 +131,13 @@ def _begins(submission: Submission, now: float) -> State:
 
 
 def _accepted(request: Request, told: Mapping[str, Any]) -> Response:
-    base = str(request.base_url).rstrip("/")
+    base = f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}"
     first = told["ids"][0]
     named = jobs.parsed_id(first)
     together = f"?batch_id={named[0]}" if named is not None and "id" not in told else f"/{first}"
     location = f"{base}/v1/jobs{together}"
-    return JSONResponse(dict(told), status_code=202, headers={"Location": location})
+    body = msgspec.json.encode(told)
+    return Response(body, status_code=202, headers={"Location": location}, media_type="application/json")
 
 
 async def _submissions(house: House, caller: Caller, wanted: JobsRequest, data: bytes) -> list[Submission]:

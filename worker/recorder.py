@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from promptmill.engine import Database
 from promptmill.job import State
 from promptmill.outcome import Failure, Reason
-from promptmill.store.records import Ending, record
+from promptmill.store.records import Ending, add_tally, record
+from promptmill.store.sums import ADD_SECONDS, Tally
 
 log = logging.getLogger("promptmill.worker")
 
@@ -71,6 +72,7 @@ class Recorder:
         self._some = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = False
+        self._tally = Tally()
         self._wrote_at = float("-inf")  # on the loop's clock
         self._task = asyncio.create_task(self._run(), name="promptmill-recorder")
 
@@ -106,6 +108,7 @@ class Recorder:
         self._some.set()
         self._full.set()
         await self._task
+        await self._add_up()
 
     def check(self) -> None:
         """Raise what made writing impossible, if anything did."""
@@ -115,7 +118,7 @@ class Recorder:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while not (self._closing and not self._waiting):
-            await self._some.wait()
+            await self._wait_for_some()
             gather_seconds = self._wrote_at + GATHER_SECONDS - loop.time()
             if gather_seconds > 0 and not self._closing:
                 with suppress(TimeoutError):  # the usual case: a moment has passed, write what there is
@@ -133,12 +136,30 @@ class Recorder:
                 self._wrote_at = loop.time()
                 self._written(written)
 
+    async def _wait_for_some(self) -> None:
+        """Until there is an ending; what was not added to the ledger's sums is added when none comes."""
+        while True:
+            try:
+                async with asyncio.timeout(ADD_SECONDS if self._tally.calls else None):
+                    await self._some.wait()
+                    return
+            except TimeoutError:
+                await self._add_up()
+
+    async def _add_up(self) -> None:
+        try:
+            await add_tally(self._db, self._tally, now=self._clock())
+        except Exception as error:
+            if not is_database_away(error):
+                raise
+            log.warning("the sums wait, the database is away (%s)", words_for(error))
+
     async def _write(self, endings: Sequence[Ending]) -> Sequence[Ending]:
         """Returns them as they were written: an answer that cannot be stored becomes a failure."""
         tries = 0
         while True:
             try:
-                await record(self._db, worker_id=self._worker_id, endings=endings, now=self._clock())
+                await record(self._db, worker_id=self._worker_id, endings=endings, now=self._clock(), tally=self._tally)
             except Exception as error:
                 if is_database_away(error):
                     pause = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]

@@ -66,8 +66,13 @@ _RESULT_COLUMNS = (
 _NOTHING = Usage()
 
 
-async def record(db: Database, *, worker_id: int, endings: Sequence[Ending], now: float) -> int:
-    """Write the endings; returns how many were dropped because the job had been taken away."""
+async def record(
+    db: Database, *, worker_id: int, endings: Sequence[Ending], now: float, tally: sums.Tally | None = None
+) -> int:
+    """Write the endings; returns how many were dropped because the job had been taken away. With a `tally` the sums
+    are added to now and then only; whoever keeps it sees to the last ones (`add_tally`)."""
+    made: list[sums.CallMade] = []
+    is_due = False
     async with db.write() as connection:
         rows = await connection.execute(
             sa.select(jobs.c.id, jobs.c.epoch)
@@ -90,8 +95,22 @@ async def record(db: Database, *, worker_id: int, endings: Sequence[Ending], now
             await _put_back(connection, later)
             await _count(connection, finished, later, now)
             await db.insert(connection, results, _RESULT_COLUMNS, [_result_row(ending) for ending in finished])
-            await sums.add(db, connection, map(_call_made, calls))
-        return dropped
+            made = [_call_made(call) for call in calls]
+            is_due = tally is None or tally.is_due(len(made), now)
+            if is_due:
+                await sums.add(db, connection, made if tally is None else [*tally.calls, *made])
+    if tally is not None:
+        tally.calls = [] if is_due else [*tally.calls, *made]
+        tally.added_at = now if is_due else tally.added_at
+    return dropped
+
+
+async def add_tally(db: Database, tally: sums.Tally, *, now: float) -> None:
+    """Add what is left of it."""
+    if tally.calls:
+        async with db.write() as connection:
+            await sums.add(db, connection, tally.calls)
+        tally.calls, tally.added_at = [], now
 
 
 async def _leave(db: Database, connection: AsyncConnection, finished: Sequence[Ending]) -> None:

@@ -26,8 +26,8 @@ class Store:
         self.fails = fails
         self.groups: list[list[Ending]] = []
 
-    async def record(self, _db, *, worker_id, endings, now) -> int:
-        assert (worker_id, now) == (1, 0.0)
+    async def record(self, _db, *, worker_id, endings, now, tally) -> int:
+        assert (worker_id, now, tally.calls) == (1, 0.0, [])
         await asyncio.sleep(0)
         if error := self.fails(endings):
             raise error

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.store import batches, sums, workers
+from promptmill.store import batches, records, sums, workers
 from promptmill.store.sums import BEYOND_SECONDS, LATENCY_BOUNDS_SECONDS, CallMade, OutcomeSum
 from promptmill.tables import attempts
 
@@ -109,3 +109,27 @@ async def test_results_of_a_batch_get_their_ids_in_the_order_of_the_commits(post
     go_on.set()
     await asyncio.gather(earlier, later)
     await db.aclose()
+
+
+async def test_a_tally_is_added_now_and_then_and_nothing_of_it_is_lost(mill):
+    batch, worker = await mill.batch(4), await mill.worker()
+    tally = sums.Tally(added_at=mill.clock())
+    one, two, three, _ = await mill.claim(worker, batch, 4)
+
+    async def record(*endings) -> None:
+        await records.record(mill.db, worker_id=worker, endings=endings, now=mill.clock(), tally=tally)
+
+    async def counted() -> int:
+        return sum(total.calls for total in await sums.outcomes(mill.db))
+
+    await record(mill.answered(one))
+    assert await counted() == 0
+    mill.clock.advance(sums.ADD_SECONDS)
+    await record(mill.answered(two))
+    assert await counted() == 2
+    await record(mill.answered(three), mill.answered(one))  # the second ending of one is dropped
+    await record(mill.answered(three))  # nothing is left to write, and what waits is kept
+    assert await counted() == 2
+    await records.add_tally(mill.db, tally, now=mill.clock())
+    await records.add_tally(mill.db, tally, now=mill.clock())
+    assert await counted() == 3
