@@ -22,11 +22,12 @@ Clocks that change (daylight saving), as Debian's cron does it and as most peopl
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, pairwise, takewhile
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -47,6 +48,11 @@ NAMED: Final = {
 #: Without a bound of its own, a schedule that runs all its missed fires runs this many of them: the latest.
 CATCH_UP: Final = 100
 _MOST_CATCH_UP: Final = 10_000
+#: How many fires are looked at to see how close they come to each other.
+_LOOK_AHEAD: Final = 200
+_FIRST_SPAN_SECONDS: Final = 86_400.0
+#: The end of the year 9998: every zone can still say what time that is.
+_LATEST: Final = 253_370_764_799.0
 _FIELDS: Final = "minute hour day-of-month month day-of-week"
 
 
@@ -70,14 +76,6 @@ class Overlap(StrEnum):
     SKIP = "skip"
     #: It is carried out when the one before is finished.
     QUEUE = "queue"
-
-
-class Action(StrEnum):
-    """What to do with a fire now."""
-
-    RUN = "run"
-    SKIP = "skip"
-    WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +103,10 @@ def check(schedule: Schedule, *, now: float) -> None:
     time_zone(schedule.zone)
     if schedule.cron is not None:
         expression(schedule.cron)
+    for name in ("at", "starts_at", "ends_at"):
+        moment = getattr(schedule, name)
+        if moment is not None and not 0 <= moment <= _LATEST:
+            raise UsageError(f"{name} is {moment:g}; times are unix seconds")
     if schedule.starts_at is not None and schedule.ends_at is not None and schedule.ends_at <= schedule.starts_at:
         raise UsageError("the schedule would end before it starts")
     if not 1 <= schedule.catch_up <= _MOST_CATCH_UP:
@@ -117,7 +119,7 @@ def check(schedule: Schedule, *, now: float) -> None:
             f"{schedule.cron!r} fires every {every:g} s; give less than that"
         )
     if next_fire(schedule, after=now - schedule.grace_seconds) is None:
-        raise UsageError("the schedule would never fire: its only times lie in the past, or after its end")
+        raise UsageError("the schedule would never fire: its times lie in the past, or outside its start and end")
 
 
 def time_zone(name: str) -> ZoneInfo:
@@ -150,14 +152,15 @@ def expression(text: str) -> str:
 
 def fires(schedule: Schedule, *, after: float) -> Iterator[float]:
     """Nominal times of the fires later than `after`, in order, without end unless the schedule has one."""
-    after = max(after, float("-inf") if schedule.starts_at is None else _just_before(schedule.starts_at))
-    ends_at = float("inf") if schedule.ends_at is None else schedule.ends_at
+    if schedule.starts_at is not None:
+        after = max(after, math.nextafter(schedule.starts_at, -math.inf))
+    ends_at = math.inf if schedule.ends_at is None else schedule.ends_at
     if schedule.cron is None:
         if schedule.at is not None and after < schedule.at < ends_at:
             yield schedule.at
         return
-    begin = datetime.fromtimestamp(after, time_zone(schedule.zone))
-    # The second pass through a repeated hour would be taken for the first one: what is not later is left out.
+    begin = datetime.fromtimestamp(math.ceil(after) - 1, time_zone(schedule.zone))
+    # Asked within the second pass of a repeated hour, the library answers with the first one: not later, so left out.
     for moment in CronSim(expression(schedule.cron), begin):
         at = moment.timestamp()
         if at >= ends_at:
@@ -172,55 +175,84 @@ def next_fire(schedule: Schedule, *, after: float) -> float | None:
     return next(fires(schedule, after=after), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What a look at a schedule found."""
-
-    run: tuple[float, ...] = ()  # nominal times, the oldest first
-    missed: int = 0  # fires that are left out by the policy
-    #: The nominal time up to which all is decided: the next look starts here.
-    decided_until: float | None = None
-
-
-def due(schedule: Schedule, *, last_fire: float | None, now: float) -> Due:
-    """Which fires to carry out now. `last_fire` is up to where all was decided: at first, when the schedule was made.
-
-    The latest fire is on time within `grace_seconds` (and its own jitter) and always carried out; what is older was
-    missed, and the policy decides.
-    """
-    begin = _first_look(schedule, now) if last_fire is None else last_fire
-    passed: list[float] = []
-    count = 0
-    on_time: list[float] = []
-    most = {Missed.SKIP: 0, Missed.ONCE: 1, Missed.ALL: schedule.catch_up}[schedule.missed]
-    for at in _passed(schedule, after=begin, now=now):
-        if now - carried_out_at(schedule, at) <= schedule.grace_seconds:
-            on_time.append(at)
-            continue
-        count += 1
-        passed.append(at)
-        del passed[: -most or None]
-    if schedule.missed is Missed.ONCE and on_time:
-        passed = []  # the one that is on time stands for them
-    newest = [*passed, *on_time][-1:] if count + len(on_time) else []
-    decided = on_time[-1] if on_time else _last_missed(schedule, begin, now, count)
-    return Due((*passed, *on_time), count - len(passed), decided if newest or count else last_fire)
-
-
-def _first_look(schedule: Schedule, now: float) -> float:
-    return now - schedule.grace_seconds if schedule.starts_at is None else _just_before(schedule.starts_at)
-
-
 def carried_out_at(schedule: Schedule, fire: float) -> float:
     """The fire's time with its jitter: the same at every look and in every process, as it is drawn from their names."""
     if not schedule.jitter_seconds:
         return fire
     digest = hashlib.blake2b(f"{schedule.id} {fire:.3f}".encode(), digest_size=8).digest()
-    return fire + schedule.jitter_seconds * (int.from_bytes(digest) / 2**64)
+    return fire + schedule.jitter_seconds * (int.from_bytes(digest, "big") / 2**64)
 
 
-def overlapping(schedule: Schedule, *, previous_is_active: bool) -> Action:
-    """What to do with a fire that is due, given whether the batch of the one before is still being worked on."""
-    if not previous_is_active or schedule.overlap is Overlap.ALLOW:
+def first_decided(schedule: Schedule, *, now: float) -> float:
+    """Up to where all is decided for a schedule that is made now: one time may be "now", a past minute is over."""
+    return now if schedule.at is None else math.nextafter(schedule.at, -math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a look at a schedule found."""
+
+    run: tuple[float, ...]  # nominal times, the oldest first
+    left_out: int  # fires that the policy leaves out; of very many, at least so many
+    #: The nominal time up to which all is decided now: the next look starts from here.
+    decided_until: float
+
+
+def due(schedule: Schedule, *, last_fire: float, now: float) -> Due:
+    """Which fires to carry out now. `last_fire` is the `decided_until` of the last look.
+
+    What is at most `grace_seconds` late is on time, and carried out. What is older was missed, and the policy decides:
+    `skip` leaves it out, `once` carries out the latest unless one that is on time stands for it, `all` carries out the
+    latest `catch_up`.
+    """
+    most = schedule.catch_up if schedule.missed is Missed.ALL else 1
+    passed = _latest_passed(schedule, after=last_fire, now=now, at_least=most)
+    if not passed:
+        return Due((), 0, last_fire)
+    oldest = now - schedule.grace_seconds
+    on_time = [at for at in passed if carried_out_at(schedule, at) >= oldest]
+    run = on_time
+    if schedule.missed is Missed.ALL or (schedule.missed is Missed.ONCE and not on_time):
+        run = passed[-max(most, len(on_time)) :]
+    return Due(tuple(run), len(passed) - len(run), passed[-1])
+
+
+def _latest_passed(schedule: Schedule, *, after: float, now: float, at_least: int) -> list[float]:
+    """Fires that should have been carried out by now: all, or of very many at least so many and those within grace.
+
+    A schedule for every minute that nobody looked at for a year is looked at from its end, in growing steps.
+    """
+    span = max(_FIRST_SPAN_SECONDS, 2 * (schedule.grace_seconds + schedule.jitter_seconds))
+    while True:
+        begin = max(after, now - span)
+        within = takewhile(lambda at: carried_out_at(schedule, at) <= now, fires(schedule, after=begin))
+        passed = list(within)
+        if begin == after or len(passed) > at_least:
+            return passed
+        span *= 4
+
+
+class Action(StrEnum):
+    """What to do with a fire now."""
+
+    RUN = "run"
+    SKIP = "skip"
+    WAIT = "wait"
+
+
+def overlapping(schedule: Schedule, *, previous_is_active: bool, waiting: int = 0) -> Action:
+    """What to do with a fire that is due, given whether the batch of the one before is still being worked on.
+
+    `waiting` fires of the schedule wait already; no more than `catch_up` ever do.
+    """
+    if not waiting and (not previous_is_active or schedule.overlap is Overlap.ALLOW):
         return Action.RUN
-    return Action.SKIP if schedule.overlap is Overlap.SKIP else Action.WAIT
+    if schedule.overlap is Overlap.QUEUE and waiting < schedule.catch_up:
+        return Action.WAIT
+    return Action.RUN if schedule.overlap is Overlap.ALLOW else Action.SKIP
+
+
+def _closest(schedule: Schedule, now: float) -> float:
+    """The shortest time between two of the next fires."""
+    some = islice(fires(schedule, after=now), _LOOK_AHEAD)
+    return min((later - earlier for earlier, later in pairwise(some)), default=math.inf)

@@ -1,0 +1,273 @@
+"""How long it will still take, whether the deadline holds, and what it will cost: pure, and always with an interval.
+
+The pace is what the lane really did. Three kinds of story are told about it: it was the same all the time, or it
+changed once and what came before tells nothing any more, or it has a trend, which is carried on though not at its full
+strength, since trends end. Each is believed as far as it explains what was seen, and one with more freedom has to
+explain more (Schwarz's criterion), so bursts are no trend. What the limits allow is a ceiling, and all there is to go
+by before the first answers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Final
+
+from promptmill.fairness import Contender, Tenant, class_of
+
+#: Two sides of an interval that holds nine times of ten, in standard deviations.
+_NINE_OF_TEN: Final = 1.645
+#: What was seen is looked at in so many pieces: single buckets are noise.
+_PIECES: Final = 16
+#: With fewer than so many there are no stories, and no change is told before so many pieces.
+_ENOUGH: Final = 6
+_SETTLED: Final = 3
+#: How much of a trend is carried on.
+_STRENGTH: Final = 0.85
+#: How sharply the better story is preferred; a half would be Bayes, and gives too much to the worse ones of bursts.
+_SHARPNESS: Final = 1.5
+_NOTHING: Final = 1e-9
+#: No estimate claims to know better than this.
+_LEAST_SPREAD: Final = 0.05
+#: Where nothing was seen yet: limits are seldom reached, so twice the time would not surprise.
+_UNSEEN: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Nine of ten times within, three of four where the pace slows all the time; `likely` is what to plan with."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a batch stands in its lane's queue."""
+
+    ahead: int = 0  # jobs that go before all of its own
+    beside: int = 0  # jobs that share the lane with its own
+    share: float = 1.0  # the part of the lane that it has while they last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneWork:
+    """What is left of a batch on one lane, and what is known of the lane."""
+
+    left: int  # its jobs that are not finished, those in flight too
+    standing: Standing = Standing()
+    #: Jobs that the whole lane finished, one number for each `bucket_seconds`, the oldest first; the last bucket full.
+    finished: Sequence[int] = ()
+    bucket_seconds: float = 10.0
+    requests_per_minute: float | None = None
+    max_in_flight: int | None = None
+    call_seconds: float | None = None  # how long a call takes on average
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """What is to be expected. `seconds` is None while nothing is known."""
+
+    seconds: Interval | None
+    holds_deadline: bool | None = None  # None: no deadline, or nothing known
+    late_seconds: float = 0.0  # by how much it likely does not hold
+
+
+def time_left(work: Sequence[LaneWork], *, deadline: float | None, now: float) -> Foresight:
+    """The lanes of a batch work beside each other, so it ends with the slowest of them."""
+    each = [_lane_seconds(one) for one in work if one.left > 0]
+    known = [seconds for seconds in each if seconds is not None]
+    if len(known) < len(each):
+        return Foresight(None)
+    seconds = Interval(
+        max((one.low for one in known), default=0.0),
+        max((one.likely for one in known), default=0.0),
+        max((one.high for one in known), default=0.0),
+    )
+    if deadline is None:
+        return Foresight(seconds)
+    late = seconds.likely - (deadline - now)
+    return Foresight(seconds, late <= 0, max(0.0, late))
+
+
+def standing(own: Contender, others: Sequence[Contender], tenants: Mapping[int, Tenant] | None = None) -> Standing:
+    """Where a batch stands among the others of its lane, by the rules of `fairness` without deadlines and caps.
+
+    `ready` of the others is what they have left; where it is not known they are taken for as long as the own batch.
+    """
+    tenants, rank = tenants or {}, class_of(own.priority)
+    ahead, beside = 0, 0
+    rivals: dict[int, float] = {own.tenant_id: tenants.get(own.tenant_id, Tenant()).weight}
+    siblings = own.weight
+    for other in others:
+        count = (own.ready or 0) if other.ready is None else other.ready
+        first = class_of(other.priority) > rank
+        if other.tenant_id == own.tenant_id:
+            first = first or other.priority > own.priority
+        if first:
+            ahead += count
+        elif class_of(other.priority) == rank and (other.tenant_id != own.tenant_id or other.priority == own.priority):
+            beside += count
+            rivals[other.tenant_id] = tenants.get(other.tenant_id, Tenant()).weight
+            siblings += other.weight if other.tenant_id == own.tenant_id else 0.0
+    return Standing(ahead, beside, rivals[own.tenant_id] / sum(rivals.values()) * own.weight / siblings)
+
+
+def ceiling(work: LaneWork) -> float | None:
+    """Jobs a second that the lane's limits allow; None where nothing limits it, or not known how."""
+    limits = []
+    if work.requests_per_minute:
+        limits.append(work.requests_per_minute / 60)
+    if work.max_in_flight and work.call_seconds:
+        limits.append(work.max_in_flight / work.call_seconds)
+    return min(limits, default=None)
+
+
+def _lane_seconds(work: LaneWork) -> Interval | None:
+    place = work.standing
+    jobs = place.ahead + min(work.left / place.share, work.left + place.beside)
+    most = ceiling(work)
+    floor = 0.0 if most is None else jobs / most
+    if not sum(work.finished):
+        return None if most is None else _with_the_last_call(Interval(floor, floor, _UNSEEN * floor), work)
+    pieces = _pieces(work.finished, work.bucket_seconds)
+    step = len(work.finished) * work.bucket_seconds / len(pieces)
+    stories = [(story.belief, *_told(story, pieces, step, jobs)) for story in _stories(pieces)]
+    beliefs = sum(belief for belief, _, _ in stories)
+    middle = sum(belief * log_seconds for belief, log_seconds, _ in stories) / beliefs
+    variance = sum(b * (error**2 + (log_seconds - middle) ** 2) for b, log_seconds, error in stories) / beliefs
+    spread, likely = math.exp(max(_LEAST_SPREAD, _NINE_OF_TEN * math.sqrt(variance))), math.exp(middle)
+    return _with_the_last_call(
+        Interval(max(likely / spread, floor), max(likely, floor), max(likely * spread, floor)), work
+    )
+
+
+def _with_the_last_call(seconds: Interval, work: LaneWork) -> Interval:
+    """However fast the lane is, the last call takes its time, of which half is over on average."""
+    last = work.call_seconds or 0.0
+    return Interval(seconds.low, max(seconds.likely, last / 2), max(seconds.high, last))
+
+
+def _pieces(counts: Sequence[int], bucket_seconds: float) -> list[float]:
+    """The pace in each of some pieces, jobs a second; with fewer buckets than pieces, in each bucket."""
+    number = min(_PIECES, len(counts))
+    edges = [len(counts) * i // number for i in range(number + 1)] if number else []
+    return [fmean(counts[a:b]) / bucket_seconds for a, b in pairwise(edges)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    belief: float  # relative to the others
+    since: int  # the first piece that tells about now
+    slope: float  # of the pace, from piece to piece
+
+
+def _stories(pieces: Sequence[float]) -> list[_Story]:
+    count = len(pieces)
+    slope = _slope(pieces) if count >= _ENOUGH else 0.0
+    left_over = {(0, 0.0): (_left_over(pieces), 1)}
+    if count >= _ENOUGH:
+        left_over[0, slope] = (_left_over(_levelled(pieces, slope)), 2)
+    for at in range(_SETTLED, count - _SETTLED + 1):
+        if sum(pieces[at:]):
+            left_over[at, 0.0] = (_left_over(pieces[:at]) + _left_over(pieces[at:]), 3)
+    prices = {
+        story: count * math.log(max(rest, _NOTHING) / count) + freedom * math.log(count)
+        for story, (rest, freedom) in left_over.items()
+    }
+    best = min(prices.values())
+    return [
+        # The many moments at which it may have changed are one story together.
+        _Story(math.exp(_SHARPNESS * (best - price)) / (count if story[0] else 1), *story)
+        for story, price in prices.items()
+    ]
+
+
+def _told(story: _Story, pieces: Sequence[float], step: float, jobs: float) -> tuple[float, float]:
+    """(the logarithm of the seconds that a story foretells, its standard error)."""
+    told = _levelled(pieces, story.slope)[story.since :]
+    rate, seen = fmean(told), step * len(told)
+    error = _error(told, rate, step) * math.sqrt(1 + seen * rate / jobs)  # the rest will vary as what was seen
+    if not story.slope:
+        return math.log(jobs / rate), error
+    now = max(rate + story.slope * len(pieces) / 2, rate / 2)
+    return math.log(_trended(jobs, now, story.slope / step)), 4 * error
+
+
+def _levelled(pieces: Sequence[float], slope: float) -> list[float]:
+    middle = (len(pieces) - 1) / 2
+    return [p - slope * (i - middle) for i, p in enumerate(pieces)]
+
+
+def _slope(pieces: Sequence[float]) -> float:
+    middle = (len(pieces) - 1) / 2
+    return sum((i - middle) * p for i, p in enumerate(pieces)) / sum((i - middle) ** 2 for i in range(len(pieces)))
+
+
+def _left_over(pieces: Sequence[float]) -> float:
+    """The sum of squares that their mean does not explain."""
+    mean = fmean(pieces)
+    return sum((p - mean) ** 2 for p in pieces)
+
+
+def _error(pieces: Sequence[float], rate: float, step: float) -> float:
+    """How far the pace may be off, as a part of it: by what was seen of it, and by how few jobs that was."""
+    count = len(pieces)
+    error = math.sqrt(_left_over(pieces) / (count - 1) / count) / rate if count > 1 else 0.0
+    return max(error, 1 / math.sqrt(rate * step * count))
+
+
+def _trended(jobs: float, rate: float, slope: float) -> float:
+    """Seconds for the jobs when the pace, `rate` now, goes on to change by some of `slope` each second."""
+    took = jobs / rate
+    for _ in range(20):  # the pace half way through the rest depends on how long the rest takes
+        took = (took + jobs / min(max(rate + _STRENGTH * slope * took / 2, rate / 2), rate * 2)) / 2
+    return took
+
+
+# ---------------------------------------------------------------- tokens and money
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a number of tokens per job from those that are finished."""
+
+    jobs: int
+    mean: float
+    deviation: float = 0.0  # standard deviation between jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of a million tokens, in whatever currency."""
+
+    prompt: float
+    completion: float
+
+
+def tokens_to_come(jobs: int, seen: Seen | None, *, guess: float = 0.0, most: float | None = None) -> Interval:
+    """Tokens that so many jobs will take in sum. Before any is finished, `guess` for each; never above `most` each."""
+    ceiling_ = math.inf if most is None else most * jobs
+    if seen is None or seen.jobs < 1:
+        likely = min(jobs * guess, ceiling_)
+        return Interval(0.0, likely, jobs * guess * _UNSEEN if most is None else max(likely, ceiling_))
+    # Two errors: of the sum of so many, and of the mean that is known from so few.
+    deviation = seen.deviation * math.sqrt(jobs + jobs * jobs / seen.jobs)
+    if seen.jobs == 1:
+        deviation = max(deviation, seen.mean * jobs)
+    likely = min(jobs * seen.mean, ceiling_)
+    off = max(_NINE_OF_TEN * deviation, _LEAST_SPREAD * likely / math.sqrt(seen.jobs))
+    return Interval(max(0.0, likely - off), likely, min(likely + off, ceiling_))
+
+
+def cost(prompt: Interval, completion: Interval, price: Price) -> Interval:
+    """What these tokens cost. Long prompts and long answers are taken to come together, which errs to the wide side."""
+
+    def of(prompt_tokens: float, completion_tokens: float) -> float:
+        return (prompt_tokens * price.prompt + completion_tokens * price.completion) / 1_000_000
+
+    return Interval(
+        of(prompt.low, completion.low), of(prompt.likely, completion.likely), of(prompt.high, completion.high)
+    )

@@ -1,0 +1,214 @@
+"""How well the time left is foretold on simulated runs, and the table of what is said when little is known."""
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptmill.fairness import Contender, Tenant
+from promptmill.foresight import (
+    Foresight,
+    Interval,
+    LaneWork,
+    Price,
+    Seen,
+    Standing,
+    ceiling,
+    cost,
+    standing,
+    time_left,
+    tokens_to_come,
+)
+from promptmill.priority import BACKGROUND, HIGH
+
+JOBS, BUCKET, TIMES = 30_000, 5.0, 5
+
+
+def dice_for(seed):
+    return Random(seed)  # noqa: S311  # nothing secret
+
+
+def run(pace, seed):
+    """Jobs that end at random at a pace that changes with time: seconds of each end."""
+    rng, ends, now = dice_for(seed), [], 0.0
+    while len(ends) < JOBS:
+        rate = TIMES * pace(now)
+        if rate <= 0:
+            now = math.floor(now) + 1.0
+            continue
+        wait = rng.expovariate(rate)
+        if wait > 1.0:
+            now += 1.0
+            continue
+        now += wait
+        ends.append(now)
+    return ends
+
+
+def seconds_left(left, finished):
+    return time_left([LaneWork(left=left, finished=finished, bucket_seconds=BUCKET)], deadline=None, now=0.0).seconds
+
+
+PACES = {
+    "constant": lambda _: 10.0,
+    "a step down": lambda t: 20.0 if t < 75 else 8.0,
+    "a step up": lambda t: 5.0 if t < 150 else 15.0,
+    "slowing all the time": lambda t: max(12.0 - t / 120, 2.0),
+    "growing all the time": lambda t: 6.0 + t / 120,
+    "slowing to a halt by halves": lambda t: 14.0 * 0.5 ** (t / 700),
+    "bursts": lambda t: 30.0 if t % 30 < 10 else 0.0,
+    "bursts of another length": lambda t: 25.0 if t % 47 < 13 else 3.0,
+    "waves": lambda t: 10.0 + 6.0 * math.sin(t / 11),
+}
+
+
+@pytest.mark.parametrize("pace", PACES.values(), ids=PACES)
+def test_half_way_the_rest_is_foretold_within_fifteen_percent(pace):
+    """In nine of ten runs: a pace that slows all the time cannot always be told from one that has changed."""
+    close = within = 0
+    for seed in range(20):
+        ends = run(pace, seed)
+        buckets = int(ends[JOBS // 2] / BUCKET)
+        now = buckets * BUCKET
+        finished = [0] * buckets
+        for end in ends:
+            if end < now:
+                finished[int(end / BUCKET)] += 1
+        foretold, took = seconds_left(JOBS - sum(finished), finished), ends[-1] - now
+        close += foretold.likely == pytest.approx(took, rel=0.15)
+        within += foretold.low <= took <= foretold.high
+        assert foretold.likely == pytest.approx(took, rel=0.25)
+    assert close >= 18
+    assert within >= 15
+
+
+def test_the_interval_holds_nine_of_ten_steady_runs():
+    within = 0
+    for seed in range(100):
+        rng = dice_for(seed)
+        finished = [sum(rng.random() < 0.4 for _ in range(25)) for _ in range(40)]
+        need, took = 400, 0.0
+        while need > 0:
+            need -= sum(rng.random() < 0.4 for _ in range(25))
+            took += BUCKET
+        seconds = time_left(
+            [LaneWork(left=400, finished=finished, bucket_seconds=BUCKET)], deadline=None, now=0.0
+        ).seconds
+        within += seconds.low <= took <= seconds.high
+    assert within >= 85
+
+
+STEADY = {"finished": (50,) * 40, "bucket_seconds": 10.0}  # 5 a second
+
+CASES = [
+    ("nothing is left", [LaneWork(left=0)], 0.0),
+    ("nothing is known", [LaneWork(left=5)], None),
+    ("one lane of two is not known", [LaneWork(left=5), LaneWork(left=5, **STEADY)], None),
+    ("steady", [LaneWork(left=500, **STEADY)], 100.0),
+    ("the slowest lane", [LaneWork(left=500, **STEADY), LaneWork(left=50, **STEADY)], 100.0),
+    ("a queue ahead", [LaneWork(left=500, standing=Standing(ahead=250), **STEADY)], 150.0),
+    ("half the lane", [LaneWork(left=500, standing=Standing(beside=9_999, share=0.5), **STEADY)], 200.0),
+    ("half the lane, until the other is done", [LaneWork(left=500, standing=Standing(0, 100, 0.5), **STEADY)], 120.0),
+    ("by its limits, before the first answer", [LaneWork(left=600, requests_per_minute=60)], 600.0),
+    ("by its places", [LaneWork(left=600, max_in_flight=10, call_seconds=20.0)], 1_200.0),
+    ("by the tighter of them",
+     [LaneWork(left=600, max_in_flight=10, call_seconds=1.0, requests_per_minute=60)], 600.0),
+    ("never faster than its limits", [LaneWork(left=600, requests_per_minute=60, **STEADY)], 600.0),
+    ("silence, and a limit", [LaneWork(left=60, finished=(0,) * 9, requests_per_minute=60)], 60.0),
+    ("silence", [LaneWork(left=60, finished=(0,) * 9)], None),
+    ("the last call takes its time", [LaneWork(left=1, call_seconds=600.0, **STEADY)], 300.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("work", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_cases(work, expected):
+    seconds = time_left(work, deadline=None, now=0.0).seconds
+    assert (seconds and seconds.likely) == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("deadline", "holds", "late"),
+    [(None, None, 0.0), (1_101.0, True, 0.0), (1_040.0, False, 60.0), (0.0, False, 1_100.0)],
+)
+def test_deadlines(deadline, holds, late):
+    found = time_left([LaneWork(left=500, **STEADY)], deadline=deadline, now=1_000.0)
+    assert (found.holds_deadline, found.late_seconds) == (holds, pytest.approx(late))
+
+
+def test_nothing_is_promised_while_nothing_is_known():
+    assert time_left([LaneWork(left=5)], deadline=10.0, now=0.0) == Foresight(None)
+
+
+OWN = Contender(1, ready=100)
+STANDINGS = [
+    ("alone", [], Standing(0, 0, 1.0)),
+    ("a higher class", [Contender(2, HIGH, tenant_id=2, ready=50)], Standing(50, 0, 1.0)),
+    ("a lower class", [Contender(2, BACKGROUND, ready=50)], Standing(0, 0, 1.0)),
+    ("a higher integer of its tenant", [Contender(2, 5, ready=50)], Standing(50, 0, 1.0)),
+    ("a lower integer of its tenant", [Contender(2, -5, ready=50)], Standing(0, 0, 1.0)),
+    ("a higher integer of another", [Contender(2, 5, tenant_id=2, ready=50)], Standing(0, 50, 0.5)),
+    ("its equal", [Contender(2, ready=50)], Standing(0, 50, 0.5)),
+    ("its equal, heavier", [Contender(2, weight=3, ready=50)], Standing(0, 50, 0.25)),
+    ("a heavier tenant", [Contender(2, tenant_id=3, ready=50)], Standing(0, 50, 0.25)),
+    ("not known how many", [Contender(2)], Standing(0, 100, 0.5)),
+    (
+        "several",
+        [Contender(i, tenant_id=2, ready=50) for i in (2, 3)] + [Contender(4, ready=1)],
+        Standing(0, 101, 0.25),
+    ),
+]
+
+
+@pytest.mark.parametrize(("others", "expected"), [c[1:] for c in STANDINGS], ids=[c[0] for c in STANDINGS])
+def test_standing(others, expected):
+    assert standing(OWN, others, {3: Tenant(weight=3.0)}) == expected
+
+
+def test_without_limits_there_is_no_ceiling():
+    assert ceiling(LaneWork(left=1, max_in_flight=5)) is None
+
+
+@given(st.integers(1, 10**6), st.lists(st.integers(0, 500), max_size=60), st.none() | st.floats(0.1, 1e5))
+def test_an_interval_is_one_whatever_was_seen(left, finished, rpm):
+    seconds = time_left(
+        [LaneWork(left=left, finished=finished, requests_per_minute=rpm)], deadline=9.0, now=0.0
+    ).seconds
+    if seconds is not None:
+        assert 0 <= seconds.low <= seconds.likely <= seconds.high < math.inf
+
+
+# ---------------------------------------------------------------- tokens and money
+
+TOKENS = [
+    ("none seen", None, {"guess": 500.0}, Interval(0.0, 50_000.0, 100_000.0)),
+    ("none seen, but a most", None, {"guess": 500.0, "most": 4_000.0}, Interval(0.0, 50_000.0, 400_000.0)),
+    ("all alike", Seen(10_000, 800.0), {}, Interval(79_960.0, 80_000.0, 80_040.0)),
+    ("one seen", Seen(1, 800.0), {}, Interval(0.0, 80_000.0, 211_600.0)),
+    ("one seen, and a most", Seen(1, 800.0), {"most": 1_000.0}, Interval(0.0, 80_000.0, 100_000.0)),
+]
+
+
+@pytest.mark.parametrize(("seen", "more", "expected"), [c[1:] for c in TOKENS], ids=[c[0] for c in TOKENS])
+def test_tokens_to_come(seen, more, expected):
+    found = tokens_to_come(100, seen, **more)
+    assert (found.low, found.likely, found.high) == pytest.approx((expected.low, expected.likely, expected.high))
+
+
+def test_tokens_of_answers_that_vary_lie_in_the_interval():
+    within = 0
+    for seed in range(200):
+        rng = dice_for(seed)
+        lengths = [rng.lognormvariate(6, 1) for _ in range(1_000)]
+        seen = lengths[:200]
+        mean = sum(seen) / 200
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in seen) / 199)
+        found = tokens_to_come(800, Seen(200, mean, deviation))
+        within += found.low <= sum(lengths[200:]) <= found.high
+    assert within >= 170
+
+
+def test_cost():
+    tokens = Interval(1e6, 2e6, 3e6)
+    assert cost(tokens, Interval(0.0, 1e6, 2e6), Price(prompt=0.5, completion=2.0)) == Interval(0.5, 3.0, 5.5)
