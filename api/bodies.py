@@ -1,5 +1,6 @@
 """Request bodies: read up to a limit, and told apart from what only looks like JSON."""
 
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,6 +16,9 @@ T = TypeVar("T")
 FIELD_BYTES: Final = 1024 * 1024
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_HALF_PAIR: Final = re.compile(
+    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
+)
 _VALUE: Final = msgspec.json.Decoder(Any)
 
 
@@ -58,7 +62,9 @@ def decode(data: bytes, wanted: type[T]) -> T:
         found = lenient.mismatch(error, "the body")
         raise invalid(f"{found.sentence}.", param=found.param or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The body is not JSON: {error}.", code="invalid_json") from None
+        # The decoder calls half of a surrogate pair cut off.
+        words = "a string has half of a surrogate pair; send whole characters" if _HALF_PAIR.search(data) else error
+        raise invalid(f"The body is not JSON: {words}.", code="invalid_json") from None
     if b"\\u0000" in data and _has_nul(_VALUE.decode(data)):
         raise invalid("A string in the body has a NUL character, which cannot be stored.")
     return value

@@ -3,7 +3,7 @@
 The file may stand before the fields that say what it is for (OpenAI's TypeScript client sends it so).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -92,7 +92,8 @@ async def receive(
 
     `may_be_text`: a text in the place of the file is a field like others.
     """
-    reader = _Reader(_boundary(request), limit_bytes, opened, None if may_be_text else file_field, max_field_bytes)
+    reader = _Reader(_boundary(request), limit_bytes, opened, file_field)
+    reader.may_be_text, reader.max_field_bytes = may_be_text, max_field_bytes
     async for chunk in chunks(request, limit_bytes + _FRAME_BYTES):
         await reader.feed(chunk)
     if not reader.ended:
@@ -115,6 +116,9 @@ class _Reader:
 
     def __init__(self, boundary: bytes, limit_bytes: int, opened: Opened, file_field: str) -> None:
         self.fields: dict[str, str] = {}
+        self.pairs: list[tuple[str, str]] = []
+        self.may_be_text = False
+        self.max_field_bytes = MAX_FIELD_BYTES
         self.has_file = False
         self.ended = False
         self._limit = limit_bytes
@@ -124,7 +128,7 @@ class _Reader:
         self._header: list[bytes] = [b"", b""]
         self._headers: dict[bytes, bytes] = {}
         self._name = ""
-        self._value = b""
+        self._value = bytearray()
         self._sink: Sink | None = None
         self._file_bytes = 0
         self._parser = MultipartParser(
@@ -174,15 +178,15 @@ class _Reader:
         if kind != b"form-data" or b"name" not in parameters:
             raise invalid("A part of the form has no name.", code="invalid_form")
         self._name = text(parameters[b"name"], "the name of a field")
-        self._value = b""
+        self._value = bytearray()
         self._sink = None
         if b"filename" in parameters:
             await self._begin_file(text(parameters[b"filename"], "the file's name"))
-        elif self._name == self._file_field:
+        elif self._name == self._file_field and not self.may_be_text:
             raise invalid(
                 f"`{self._file_field}` must be a file, with a filename; it is a text.", param=self._file_field
             )
-        elif len(self.fields) >= MAX_FIELDS:
+        elif len(self.pairs) >= MAX_FIELDS:
             raise invalid(f"The form has more than {MAX_FIELDS} fields.", code="invalid_form")
 
     async def _begin_file(self, filename: str) -> None:
@@ -196,8 +200,8 @@ class _Reader:
     async def _data(self, data: bytes) -> None:
         if self._sink is None:
             self._value += data
-            if len(self._value) > MAX_FIELD_BYTES:
-                raise invalid(f"The field {self._name[:60]!r} has more than {MAX_FIELD_BYTES:,} bytes.")
+            if len(self._value) > self.max_field_bytes:
+                raise invalid(f"The field {self._name[:60]!r} has more than {self.max_field_bytes:,} bytes.")
             return
         self._file_bytes += len(data)
         if self._file_bytes > self._limit:
@@ -206,11 +210,13 @@ class _Reader:
 
     def _end_part(self) -> None:
         if self._sink is None:
-            self.fields[self._name] = text(self._value, f"the field {self._name[:60]!r}")
+            value = text(self._value, f"the field {self._name[:60]!r}")
+            self.fields[self._name] = value
+            self.pairs.append((self._name, value))
         self._sink = None
 
 
-def text(data: bytes, what: str) -> str:
+def text(data: bytes | bytearray, what: str) -> str:
     """Bytes of a form as text. Raises ApiError where they are none that can be kept."""
     try:
         value = data.decode()

@@ -19,7 +19,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.fairness import Contender, shares
+from promptmill.fairness import Contender, Scarce, Served, shares
 from promptmill.hints import Hints, LocalHints
 from promptmill.outcome import Failure
 from promptmill.settings import Settings
@@ -99,6 +99,7 @@ class Drain:
         self._herald = Herald(hints or LocalHints())
         self._wake = asyncio.Event()
         self._active: dict[int, list[Active]] = {}  # lane id → batches with ready jobs on it
+        self._served: defaultdict[int, Served] = defaultdict(Served)  # lane id → what its last permits went to
         self._looked_at = float("-inf")
         self._round_number = 0
         self._worker_id = 0
@@ -281,13 +282,21 @@ class Drain:
     async def _claim(self, lane: Lane, permits: int, free_bytes: int) -> list[Claimed]:
         active = self._active.get(lane.id, [])
         in_flight = self._calls.of_batch
-        split = shares([Contender(a.batch_id, a.priority, in_flight[lane.id, a.batch_id]) for a in active], permits)
+        contenders = [
+            Contender(a.batch_id, a.priority, in_flight[lane.id, a.batch_id], a.tenant_id, deadline=a.deadline)
+            for a in active
+        ]
+        served = self._served[lane.id]
+        # Where the rate is what is scarce, starts are shared; else calls in flight are.
+        scarce: Scarce = "starts" if lane.waiting_for in ("rpm", "tpm") else "places"
+        split = shares(contenders, permits, served=served, scarce=scarce)
         jobs = await claims.claim(
             self._db, worker_id=self._worker_id, lane_id=lane.id, shares=split, max_bytes=free_bytes
         )
+        got = Counter(job.batch_id for job in jobs)
+        self._served[lane.id] = served.noting(contenders, sorted(got.items()))
         if sum(job.body_bytes for job in jobs) < free_bytes:
             # Who had fewer ready jobs than its share has none left: the next round goes to the others.
-            got = Counter(job.batch_id for job in jobs)
             empty = {batch_id for batch_id, count in split if got[batch_id] < count}
             if rest := [a for a in active if a.batch_id not in empty]:
                 self._active[lane.id] = rest

@@ -249,6 +249,7 @@ class Active:
     lane_id: int
     priority: int
     deadline: float | None
+    tenant_id: int
 
 
 async def active(db: Database, *, only: Iterable[int] | None = None) -> list[Active]:
@@ -260,7 +261,7 @@ async def active(db: Database, *, only: Iterable[int] | None = None) -> list[Act
         .exists()
     )
     statement = (
-        sa.select(batches.c.id, batch_lanes.c.lane_id, batches.c.priority, batches.c.deadline)
+        sa.select(batches.c.id, batch_lanes.c.lane_id, batches.c.priority, batches.c.deadline, batches.c.tenant_id)
         .join(batch_lanes, batch_lanes.c.batch_id == batches.c.id)
         .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), ready)
         .order_by(batches.c.id)

@@ -220,7 +220,7 @@ async def test_a_client_that_goes_away_leaves_nothing(db: Database):
     async with serving(db) as server:
         whole = form(field("purpose", "batch"), file_field(lines(50_000)))
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n"
+            head = f"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(whole)}\r\n"
             head += f"Content-Type: {FORM['Content-Type']}\r\n\r\n"
             connection.setblocking(False)
             loop = asyncio.get_running_loop()

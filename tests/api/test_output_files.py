@@ -130,9 +130,15 @@ async def test_audio_is_told_inline_and_given_as_it_came(db: Database):
         assert first["file_id"] == f"file-{batch_id.removeprefix('batch_')}-0"
         heard = await server.client.get(f"/v1/files/{first['file_id']}/content")
         assert (heard.status_code, heard.headers["content-type"], heard.content) == (200, "audio/wav", audio)
+        told = (await server.client.get(f"/v1/files/{first['file_id']}")).json()
+        assert (told["id"], told["bytes"], told["filename"], told["purpose"]) == (
+            first["file_id"], len(audio), f"{first['file_id']}.wav", "batch_output"
+        )  # fmt: skip
+        assert told["created_at"] == pytest.approx((await row_of(db, batch_id)).finished_at, abs=2)
         for other in (first["file_id"][:-1] + "1", first["file_id"][:-1] + "7", f"file-{'0' * 32}-0",
                       f"{first['file_id']}{'9' * 17}"):  # fmt: skip
-            assert (await server.client.get(f"/v1/files/{other}/content")).status_code == 404, other
+            for path in ("", "/content"):
+                assert (await server.client.get(f"/v1/files/{other}{path}")).status_code == 404, other
 
 
 async def test_only_some_rendered_files_are_kept(sqlite_db: Database, monkeypatch):

@@ -12,6 +12,7 @@ from promptmill.job import LaneState, State
 from promptmill.outcome import Reason
 from promptmill.store import batches, claims, lanes, workers
 from promptmill.store.claims import Claimed
+from promptmill.tables import batches as batch_rows
 from promptmill.tables import workers as worker_rows
 from tests.conftest import eventually
 from tests.worker.endpoint import chat, endpoint, never, refusal, text_of
@@ -441,3 +442,45 @@ async def test_connections_that_are_cut_cost_no_result_and_no_attempt(postgres_d
     assert not await shop.unfinished(batch)
     await admin.aclose()
     await db.aclose()
+
+
+# ---------------------------------------------------------------- whose turn it is
+
+
+async def test_a_tenant_with_many_batches_gets_no_more_than_one_with_a_single_batch(db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url, max_in_flight=2)
+        many = [await shop.batch(chats(12)) for _ in range(5)]
+        single = await shop.batch(chats(12))
+        async with db.write() as connection:
+            theirs = sa.update(batch_rows).where(batch_rows.c.id == single.id)
+            await connection.execute(theirs.values(tenant_id=2))
+        drain, stop = shop.drain(until_done=False), asyncio.Event()
+        task = asyncio.create_task(drain.run(stop))
+
+        async def single_is_done():
+            return (await shop.now(single)).succeeded == 12
+
+        await eventually(single_is_done, seconds=20)
+        others = sum([(await shop.now(batch)).succeeded for batch in many])
+        stop.set()
+        await ended(task)
+    assert others <= 12 + 8  # side by side, but for what was under way and not counted yet
+
+
+async def test_on_a_lane_limited_by_its_rate_batches_take_turns(sqlite_db):
+    """Calls that end at once leave nothing in flight to go by: what was served before decides."""
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(sqlite_db, upstream.url, requests_per_minute=1_200.0)
+        first, second = [await shop.batch(chats(20)) for _ in range(2)]
+        drain, stop = shop.drain(until_done=False), asyncio.Event()
+        task = asyncio.create_task(drain.run(stop))
+
+        async def half():
+            done = [(await shop.now(batch)).succeeded for batch in (first, second)]
+            return done if sum(done) >= 20 else None
+
+        done = await eventually(half, seconds=20)
+        stop.set()
+        await ended(task)
+    assert min(done) >= 6
