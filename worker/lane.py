@@ -196,6 +196,7 @@ class Lanes:
     _keys: "dict[str, Probe[Call]]" = field(default_factory=dict)
     _chores: set[asyncio.Task[None]] = field(default_factory=set)
     _read_at: float = float("-inf")
+    _halts_written: int = 0
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -210,7 +211,11 @@ class Lanes:
         if now - self._read_at < FRESH_SECONDS and self._lanes.keys() >= set(lane_ids):
             return
         self._read_at = now
-        for row in await store.read(self.db, {*lane_ids, *self._lanes}):
+        before = self._halts_written
+        rows = await store.read(self.db, {*lane_ids, *self._lanes})
+        if self._halts_written != before:  # these may be from before the halt, and would look like its end
+            rows = await store.read(self.db, {*lane_ids, *self._lanes})
+        for row in rows:
             lane = self._lanes.get(row.id)
             if lane is None:
                 lane = self._lanes[row.id] = self._met(row)
@@ -261,7 +266,15 @@ class Lanes:
         if whole_upstream:
             theirs = [other.id for other in self if other.row.upstream == lane.row.upstream]
         log.info("halted %s at %s: %s", lane.row.model, lane.row.upstream, failure.message)
-        self._chore(store.halted(self.db, lane_ids=theirs, reason=failure.message, status=failure.status))
+        self._chore(self._write_halt(theirs, failure))
+
+    async def _write_halt(self, lane_ids: list[int], failure: Failure) -> None:
+        await store.halted(self.db, lane_ids=lane_ids, reason=failure.message, status=failure.status)
+        # From now on a row that says otherwise means that somebody resumed it, however soon that is.
+        self._halts_written += 1
+        for lane_id in lane_ids:
+            lane = self._lanes[lane_id]
+            lane.row = replace(lane.row, state=LaneState.HALTED)
 
     def halted(self) -> dict[int, Failure]:
         """Lane id → why it is halted."""

@@ -36,6 +36,7 @@ def scenario(bench: Bench) -> Section:
             figures += [*_upload(bench, server), *_download(bench, server)]
         with up(bench, url, "--workers", "2", "--max-in-flight", "1000") as cluster:
             figures += _singles(bench, cluster)
+            figures.append(_added(bench, url, _Server(cluster.api_url, 0), "PostgreSQL, Redis, Celery"))
     return Section(
         TITLE,
         [

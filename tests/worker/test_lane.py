@@ -11,7 +11,7 @@ from promptmill.store import lanes as store
 from tests.conftest import eventually
 from tests.worker.endpoint import chat, endpoint
 from tests.worker.workshop import chats, workshop
-from worker.lane import UNSEEN_ANSWER_TOKENS, Lane, Lanes, Learned
+from worker.lane import FRESH_SECONDS, UNSEEN_ANSWER_TOKENS, Lane, Lanes, Learned
 from worker.limits.memory import MemoryLimiter
 from worker.probe import HANDFUL
 
@@ -149,3 +149,33 @@ async def test_a_known_lane_does_not_begin_with_more_tokens_than_a_minute_has(sq
         stop.set()
         await task
     assert len(upstream.calls) <= 2 * HANDFUL
+
+
+async def test_a_lane_that_is_resumed_right_after_its_halt_works_again(lanes, lane, clock):
+    """Even when this worker has not read the halt back before it was over."""
+    refused = Failure(Reason.UNAUTHORIZED, "no such key", 401)
+    lane.model.halted = refused
+    lanes.halt(lane, refused, whole_upstream=False)
+    await asyncio.gather(*lanes._chores)
+    await store.resumed(lanes.db, lane_ids=[lane.id])
+    clock.advance(FRESH_SECONDS)
+    await lanes.refresh([lane.id])
+    assert lane.halted is None
+
+
+async def test_a_row_that_was_read_before_a_halt_does_not_end_it(lanes, lane, clock, monkeypatch):
+    refused = Failure(Reason.UNAUTHORIZED, "no such key", 401)
+    read = store.read
+
+    async def slowly(db, lane_ids=None):
+        rows = await read(db, lane_ids)
+        if lane.halted is None:
+            lane.model.halted = refused
+            lanes.halt(lane, refused, whole_upstream=False)
+            await asyncio.gather(*lanes._chores)
+        return rows
+
+    monkeypatch.setattr(store, "read", slowly)
+    clock.advance(FRESH_SECONDS)
+    await lanes.refresh([lane.id])
+    assert lane.halted is refused
