@@ -17,6 +17,17 @@ from promptmill import schema
 from promptmill.engine import Database
 
 
+#: Those that start processes of their own, or measure: one of them at a time, however many processes run tests.
+_ONE_AT_A_TIME = ("tests/cli/", "tests/cluster/", "tests/sdk/", "tests/worker/limits/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `pytest -n 2 --dist loadgroup` (make test): what goes to one process together."""
+    for item in items:
+        if item.nodeid.startswith(_ONE_AT_A_TIME):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @dataclass
 class Clock:
     """The time, as a test says it is."""
