@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from promptmill import schema
 from promptmill.engine import Database
 
-
 #: Those that start processes of their own, or measure: one of them at a time, however many processes run tests.
 _ONE_AT_A_TIME = ("tests/cli/", "tests/cluster/", "tests/sdk/", "tests/worker/limits/")
 
