@@ -114,13 +114,17 @@ async def _furnished(
     stack.push_async_callback(bell.aclose)
     inbox = Inbox(db, settings, ring=bell.ring, holder=holder, clock=clock)
     stack.push_async_callback(inbox.aclose)
+    lane_book = LaneBook(db)
+    stack.push_async_callback(lane_book.aclose)
+    doorkeeper = Doorkeeper(db)
+    stack.push_async_callback(doorkeeper.aclose)
     admitter = Admitter(db, settings, ring=bell.ring, holder=holder, clock=clock)
     await stack.enter_async_context(admitter.running())
     rendered = Rendered(db)
     stack.push_async_callback(rendered.aclose)
     house = House(
-        settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=Doorkeeper(db), bell=bell,
-        held=HeldBook(db, holder), lanes=LaneBook(db), admitter=admitter, rendered=rendered, upstreams=upstreams,
+        settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=doorkeeper, bell=bell,
+        held=HeldBook(db, holder), lanes=lane_book, admitter=admitter, rendered=rendered, upstreams=upstreams,
         traffic=traffic, meter=Meter(), closing=closing, holder=holder, clock=clock,
     )  # fmt: skip
     await stack.enter_async_context(kept(house))

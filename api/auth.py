@@ -7,8 +7,9 @@ send: that is how one starts. Anybody else is refused, and told how to make a ke
 import asyncio
 import ipaddress
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
@@ -17,8 +18,10 @@ from promptmill.engine import Database
 from promptmill.store import tenants
 from promptmill.tables import DEFAULT_TENANT
 
-#: For so long a process goes by what it has read: a revoked key opens nothing after that.
+#: What was read so long ago is read again, beside; what is older than that is not believed any more. So a revoked key
+#: opens nothing after the second, and on a server that is in use after little more than the first.
 KNOWN_SECONDS: Final = 2.0
+BELIEVED_SECONDS: Final = 10.0
 #: Keys that are remembered at once, wrong ones too.
 _KNOWN_AT_MOST: Final = 10_000
 
@@ -41,9 +44,9 @@ class Doorkeeper:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._known: dict[str, tuple[float, tenants.Holder | None]] = {}
-        self._in_use: tuple[float, bool] = (float("-inf"), False)
-        self._asking = asyncio.Lock()
+        self._known: dict[str, tuple[float, Any]] = {}  # by key; under "" whether there are any
+        self._in_use = False
+        self._asking: dict[str, asyncio.Task[Any]] = {}
 
     async def caller(self, request: Request) -> Caller:
         """Who it is. Raises ApiError."""
@@ -61,24 +64,47 @@ class Doorkeeper:
             )  # fmt: skip
         return Caller(found.tenant_id, found.key_id, found.is_admin)
 
+    async def aclose(self) -> None:
+        """Let nothing be asked any more."""
+        for task in list(self._asking.values()):
+            await asyncio.wait({task})
+
     async def _keys_in_use(self) -> bool:
-        read_at, in_use = self._in_use
-        if in_use or time.monotonic() - read_at < KNOWN_SECONDS:
-            return in_use  # once there was one there always was
-        async with self._asking:
-            if time.monotonic() - self._in_use[0] >= KNOWN_SECONDS:
-                self._in_use = (time.monotonic(), await tenants.any_key(self._db))
-        return self._in_use[1]
+        if self._in_use:
+            return True  # once there was a key there always was
+        self._in_use = bool(await self._known_by("", self._any_key))
+        return self._in_use
+
+    async def _any_key(self) -> bool:
+        return await tenants.any_key(self._db)
 
     async def _holder(self, key: str) -> tenants.Holder | None:
-        read_at, found = self._known.get(key, (float("-inf"), None))
-        if time.monotonic() - read_at < KNOWN_SECONDS:
-            return found
+        found: tenants.Holder | None = await self._known_by(key, lambda: tenants.holder(self._db, key))
+        return found
+
+    async def _known_by(self, name: str, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What was read a moment ago; what is older is read again beside, so that hundreds of callers at once do not
+        wait for it; and only what is older still is waited for."""
+        read_at, value = self._known.get(name, (float("-inf"), None))
+        age = time.monotonic() - read_at
+        if age < KNOWN_SECONDS:
+            return value
+        if name not in self._asking:
+            task = self._asking[name] = asyncio.create_task(self._ask(name, ask()))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if age < BELIEVED_SECONDS:
+            return value
+        return await asyncio.shield(self._asking[name])
+
+    async def _ask(self, name: str, question: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            value = await question
+        finally:
+            del self._asking[name]
         if len(self._known) >= _KNOWN_AT_MOST:
             self._known.clear()
-        found = await tenants.holder(self._db, key)
-        self._known[key] = (time.monotonic(), found)
-        return found
+        self._known[name] = (time.monotonic(), value)
+        return value
 
 
 _ASK: Final = {"WWW-Authenticate": "Bearer"}

@@ -25,17 +25,31 @@ class LaneBook:
         self._db = db
         self._rows: dict[int, LaneRow] = {}
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def halted(self, lane_id: int) -> LaneRow | None:
-        """The lane, where it is halted."""
-        async with self._reading:
-            now = time.monotonic()
-            if lane_id not in self._rows or now - self._read_at >= FRESH_SECONDS:
-                self._rows = {row.id: row for row in await lanes.read(self._db)}
-                self._read_at = now
+        """The lane, where it is halted, as far as is known: what was read a moment ago is read again beside."""
+        if lane_id not in self._rows:
+            await self._read()
+        elif time.monotonic() - self._read_at >= FRESH_SECONDS and self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(self._was_read)
         row = self._rows.get(lane_id)
         return row if row is not None and row.state is LaneState.HALTED else None
+
+    async def aclose(self) -> None:
+        """Let nothing be read any more."""
+        if self._reading is not None:
+            await asyncio.wait({self._reading})
+
+    async def _read(self) -> None:
+        self._rows = {row.id: row for row in await lanes.read(self._db)}
+        self._read_at = time.monotonic()
+
+    def _was_read(self, task: "asyncio.Task[None]") -> None:
+        self._reading = None
+        if not task.cancelled():
+            task.exception()  # the database is away: what was known goes on being believed
 
 
 async def refuse_halted(house: "House", lane_id: int) -> None:

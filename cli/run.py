@@ -36,6 +36,7 @@ from promptmill.store import batches, lanes, results
 from promptmill.store.batches import BatchRow
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
+from worker.garbage import collect_seldom
 from worker.limits.memory import MemoryLimiter
 from worker.sockets import allow_sockets
 
@@ -130,6 +131,7 @@ async def _work(
     names = await batches.lane_names(db, batch.id)
     await lanes.resumed(db, lane_ids=names)
     allow_sockets(settings)
+    collect_seldom()
     desk = Desk(settings, clock=clock)
     for upstream, _ in names.values():
         desk.client(upstream)  # a key that no header can carry, a missing CA file: known before the first call

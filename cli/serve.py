@@ -28,6 +28,7 @@ from promptmill.settings import Settings, load
 from promptmill.store import held, lanes, tenants
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
+from worker.garbage import collect_seldom
 from worker.sockets import allow_sockets
 from worker.tasks import limiter_for
 
@@ -86,6 +87,7 @@ async def _run(settings: Settings, db: Database, host: str, port: int) -> None:
         hints = _hints(settings)
         stack.push_async_callback(hints.aclose)
         allow_sockets(settings)
+        collect_seldom()
         desk = Desk(settings, clock=time.time, hints=hints)
         stack.push_async_callback(desk.aclose)
         limiter = limiter_for(settings, worker_name(), stack)

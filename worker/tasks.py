@@ -27,6 +27,7 @@ from promptmill.store import batches, lanes, workers
 from promptmill.store import upkeep as store_upkeep
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
+from worker.garbage import collect_seldom
 from worker.limits import Limiter
 from worker.limits.memory import MemoryLimiter
 from worker.recorder import is_database_away, words_for
@@ -74,6 +75,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 async def _drain(stop_pipe: Any) -> None:
     settings = load(os.environ)
     allow_sockets(settings)
+    collect_seldom()
     clock = time.time
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -102,6 +102,7 @@ async def test_together_clients_are_told_in_their_words(sqlite_db):
 
 async def test_a_revoked_key_opens_nothing_and_leaves_the_door_closed(db, monkeypatch):
     monkeypatch.setattr("api.auth.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("api.auth.BELIEVED_SECONDS", 0.0)
     key = await make(db)
     async with serving(db) as server:
         assert (await server.client.get("/v1/jobs", headers=bearer(key))).status_code == 200
@@ -118,6 +119,7 @@ async def test_a_revoked_key_opens_nothing_and_leaves_the_door_closed(db, monkey
 
 async def test_the_first_key_closes_a_server_that_runs(sqlite_db, monkeypatch):
     monkeypatch.setattr("api.auth.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("api.auth.BELIEVED_SECONDS", 0.0)
     async with serving(sqlite_db) as server:
         assert (await server.client.get("/v1/jobs")).status_code == 200
         await make(sqlite_db)
