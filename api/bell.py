@@ -1,10 +1,12 @@
 """Rings for the workers: a hint for the drains that run, and in the cluster a ticket for one that may have to start."""
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from promptmill.dispatch import Dispatcher
 from promptmill.hints import Hints
+
+if TYPE_CHECKING:
+    from promptmill.dispatch import Dispatcher
 
 #: Tickets are issued at most this often: they say only that there is work.
 _BETWEEN_TICKETS_SECONDS: Final = 0.25
@@ -15,7 +17,7 @@ class Bell:
 
     def __init__(self, hints: Hints, redis_url: str | None) -> None:
         self._hints = hints
-        self._dispatcher = Dispatcher(redis_url) if redis_url else None
+        self._dispatcher = _dispatcher(redis_url) if redis_url else None
         self._wanted = False
         self._issuing: asyncio.Task[None] | None = None
 
@@ -35,7 +37,7 @@ class Bell:
         if self._dispatcher is not None:
             await asyncio.to_thread(self._dispatcher.close)
 
-    async def _issue(self, dispatcher: Dispatcher) -> None:
+    async def _issue(self, dispatcher: "Dispatcher") -> None:
         try:
             while self._wanted:
                 self._wanted = False
@@ -44,3 +46,9 @@ class Bell:
                     await asyncio.sleep(_BETWEEN_TICKETS_SECONDS)
         finally:
             self._issuing = None
+
+
+def _dispatcher(redis_url: str) -> "Dispatcher":
+    from promptmill.dispatch import Dispatcher  # noqa: PLC0415 - Celery is large, and only a cluster has a use for it
+
+    return Dispatcher(redis_url)

@@ -29,8 +29,8 @@ from promptmill.store import held, lanes, tenants
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
 from worker.garbage import collect_seldom
+from worker.limits.chosen import limiter_for
 from worker.sockets import allow_sockets
-from worker.tasks import limiter_for
 
 #: After a stop, connections that still wait for an answer are closed after this.
 _LAST_SECONDS: Final = 8

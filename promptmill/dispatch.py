@@ -13,6 +13,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from promptmill.hints import WORK_CHANNEL
+
 log = logging.getLogger("promptmill.dispatch")
 
 DRAIN_TASK: Final = "promptmill.drain"
@@ -24,8 +26,6 @@ MAINT_QUEUE: Final = "maint"
 #: A ticket that nobody took by then is void; upkeep issues another one while there is work.
 TICKET_SECONDS: Final = 60
 
-#: Redis channel of hints that there may be new work.
-WORK_CHANNEL: Final = "promptmill:hint:work"
 #: Sorted set: "worker=slots" for each Celery worker that serves drains, by the time until which that holds.
 SLOTS_KEY: Final = "promptmill:slots"
 SLOTS_SECONDS: Final = 30

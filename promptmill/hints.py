@@ -7,8 +7,10 @@ This is the embedded mode's: one process, plain calls. The cluster's, through Re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+#: Redis channel of hints that there may be new work.
+WORK_CHANNEL: Final = "promptmill:hint:work"
 #: (batch id, position): what names a job for good, whichever table it is in.
 JobKey = tuple[int, int]
 

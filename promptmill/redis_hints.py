@@ -12,8 +12,7 @@ import msgspec
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from promptmill.dispatch import WORK_CHANNEL
-from promptmill.hints import JobKey, Listener, Piece
+from promptmill.hints import WORK_CHANNEL, JobKey, Listener, Piece
 
 log = logging.getLogger("promptmill.hints")
 

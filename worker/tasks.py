@@ -28,8 +28,7 @@ from promptmill.store import upkeep as store_upkeep
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
 from worker.garbage import collect_seldom
-from worker.limits import Limiter
-from worker.limits.memory import MemoryLimiter
+from worker.limits.chosen import limiter_for
 from worker.recorder import is_database_away, words_for
 from worker.sockets import allow_sockets
 from worker.stop import sigterm_heard_by
@@ -93,17 +92,6 @@ async def _drain(stop_pipe: Any) -> None:
         drain = Drain(db, settings, desk, limiter_for(settings, name, stack), terms, clock=clock, hints=hints)
         await stack.enter_async_context(hints.listening(Listener(work=drain.wake)))
         await drain.run(stop)
-
-
-def limiter_for(settings: Settings, worker_name: str, stack: AsyncExitStack) -> Limiter:
-    """Limits for all workers together where there is a Redis; else this process is taken for the only one."""
-    if not settings.redis_url:
-        return MemoryLimiter(time.time)
-    from worker.limits.redis import RedisLimiter  # noqa: PLC0415 - the embedded mode has no use for it
-
-    limiter = RedisLimiter(settings.redis_url, worker=worker_name)
-    stack.push_async_callback(limiter.aclose)
-    return limiter
 
 
 async def _database(stack: AsyncExitStack, settings: Settings) -> Database:

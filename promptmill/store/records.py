@@ -74,14 +74,8 @@ async def record(
     made: list[sums.CallMade] = []
     is_due = False
     async with db.write() as connection:
-        rows = await connection.execute(
-            sa.select(jobs.c.id, jobs.c.epoch)
-            .where(db.any_of(jobs.c.id, [ending.job.job_id for ending in endings]))
-            .where(jobs.c.worker_id == worker_id, in_state(State.RUNNING))
-            .order_by(jobs.c.id)  # everyone locks in one order, so nobody waits for each other in a ring
-            .with_for_update()
-        )
-        owned = {(job_id, epoch) for job_id, epoch in rows}
+        taken_out = await _taken_out(connection, worker_id, endings)
+        owned = await _locked(db, connection, worker_id, endings) if taken_out is None else taken_out
         kept = [ending for ending in endings if (ending.job.job_id, ending.job.epoch) in owned]
         dropped = len(endings) - len(kept)
         if dropped:
@@ -91,7 +85,8 @@ async def record(
             finished = [ending for ending in kept if ending.is_final]
             later = [ending for ending in kept if not ending.is_final]
             await db.insert(connection, attempts, _ATTEMPT_COLUMNS, [_attempt_row(call, worker_id) for call in calls])
-            await _leave(db, connection, finished)
+            if taken_out is None:
+                await _leave(db, connection, finished)
             await _put_back(connection, later)
             await _count(connection, finished, later, now)
             await db.insert(connection, results, _RESULT_COLUMNS, [_result_row(ending) for ending in finished])
@@ -111,6 +106,33 @@ async def add_tally(db: Database, tally: sums.Tally, *, now: float) -> None:
         async with db.write() as connection:
             await sums.add(db, connection, tally.calls)
         tally.calls, tally.added_at = [], now
+
+
+async def _locked(
+    db: Database, connection: AsyncConnection, worker_id: int, endings: Sequence[Ending]
+) -> set[tuple[int, int]]:
+    """(job id, epoch) of the jobs that are still this worker's."""
+    rows = await connection.execute(
+        sa.select(jobs.c.id, jobs.c.epoch)
+        .where(db.any_of(jobs.c.id, [ending.job.job_id for ending in endings]))
+        .where(jobs.c.worker_id == worker_id, in_state(State.RUNNING))
+        .order_by(jobs.c.id)  # everyone locks in one order, so nobody waits for each other in a ring
+        .with_for_update()
+    )
+    return {(job_id, epoch) for job_id, epoch in rows}
+
+
+async def _taken_out(
+    connection: AsyncConnection, worker_id: int, endings: Sequence[Ending]
+) -> set[tuple[int, int]] | None:
+    """A single job that is finished leaves `jobs` with one statement, which says whether it was ours; None for others.
+    Somebody may be waiting for it."""
+    if len(endings) != 1 or not endings[0].is_final:
+        return None
+    job = endings[0].job
+    ours = sa.and_(jobs.c.id == job.job_id, jobs.c.epoch == job.epoch, jobs.c.worker_id == worker_id)
+    gone = await connection.execute(sa.delete(jobs).where(ours, in_state(State.RUNNING)))
+    return {(job.job_id, job.epoch)} if gone.rowcount else set()
 
 
 async def _leave(db: Database, connection: AsyncConnection, finished: Sequence[Ending]) -> None:
