@@ -100,7 +100,7 @@ async def _clock(db: Database, now: float) -> Finding:
 async def _workers(db: Database, now: float) -> list[Finding]:
     alive = await workers.alive(db, now=now)
     silent = await workers.silent(db, now=now)
-    ready = await batches.active(db)
+    ready = await batches.active(db, now=time.time())
     open_lanes = {row.id for row in await lanes.read(db) if row.state is not LaneState.HALTED}
     claimable = any(active.lane_id in open_lanes for active in ready)
     findings = []

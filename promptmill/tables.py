@@ -24,6 +24,7 @@ metadata = sa.MetaData(
 #: 64 bits everywhere; SQLite only numbers rows by itself when the type is spelled INTEGER.
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Seconds: "sa.Double[float]" = sa.Double()
+Number: "sa.Double[float]" = sa.Double()
 
 #: A job leaves `jobs` when it finishes, so its number must never be handed out again.
 _NEVER_REUSE_IDS: dict[str, Any] = {"sqlite_autoincrement": True}
@@ -53,6 +54,11 @@ tenants = sa.Table(
     _identity(),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("created_at", Seconds, nullable=False),
+    # Its share of a lane beside other tenants', and what all of its batches together may take of all lanes.
+    sa.Column("weight", Number, nullable=False, server_default="1"),
+    sa.Column("max_in_flight", sa.Integer),
+    sa.Column("requests_per_minute", Number),
+    sa.Column("tokens_per_minute", Number),
 )
 
 #: What opens the HTTP door. Only a digest of the secret is kept; `public_id` stands in the key and finds the row.
@@ -188,6 +194,19 @@ batches = sa.Table(
     sa.Column("validator", sa.Text),
     sa.Column("validator_until", Seconds),
     sa.Column("results_after", sa.BigInteger, nullable=False, server_default="0"),  # its results' ids are above this
+    # How it is handled beside others (handling.Handling).
+    sa.Column("weight", Number, nullable=False, server_default="1"),
+    sa.Column("max_in_flight", sa.Integer),
+    sa.Column("requests_per_minute", Number),
+    sa.Column("tokens_per_minute", Number),
+    sa.Column("budget_tokens", sa.BigInteger),
+    sa.Column("budget_cost", Number),
+    sa.Column("canary", sa.Integer),
+    sa.Column("canary_percent", Number, nullable=False, server_default="10"),
+    sa.Column("canary_then", sa.Text, nullable=False, server_default="continue"),
+    sa.Column("canary_until", sa.BigInteger),  # the last position of the canary, while it is not decided
+    sa.Column("not_before", Seconds),
+    sa.Column("aborts_calls", sa.Boolean, nullable=False, server_default=sa.false()),  # when it is cancelled
     sa.Index("ix_promptmill_batches_tenant_id", "tenant_id", "id"),
     sa.Index("ix_promptmill_batches_active", "state", sqlite_where=sa.text("finished_at IS NULL"),
              postgresql_where=sa.text("finished_at IS NULL")),
@@ -344,6 +363,90 @@ lane_latencies = sa.Table(
     sa.Column("at_most_seconds", Seconds, primary_key=True, autoincrement=False),
     sa.Column("calls", sa.BigInteger, nullable=False),
 )
+
+#: What a lane has done lately, in buckets of sums.BUCKET_SECONDS: what foresight goes by.
+lane_progress = sa.Table(
+    PREFIX + "lane_progress",
+    metadata,
+    sa.Column("lane_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.BigInteger, primary_key=True, autoincrement=False),  # unix seconds // BUCKET_SECONDS
+    sa.Column("finished", sa.BigInteger, nullable=False),  # jobs
+    sa.Column("calls", sa.BigInteger, nullable=False),  # that were answered
+    sa.Column("seconds", Seconds, nullable=False),  # that these took together
+)
+
+#: What somebody stopped for a while: no call of it is started. Which thing, and its number (0 for everything).
+pauses = sa.Table(
+    PREFIX + "pauses",
+    metadata,
+    sa.Column("what", sa.Text, primary_key=True),  # store.pauses.What
+    sa.Column("id", Id, primary_key=True, autoincrement=False),
+    sa.Column("since", Seconds, nullable=False),
+    sa.Column("reason", sa.Text),  # where promptmill itself did it: a canary, a budget
+)
+
+#: What is submitted again and again, or once at a time (schedules.Schedule).
+schedules = sa.Table(
+    PREFIX + "schedules",
+    metadata,
+    _identity(),
+    sa.Column("public_id", sa.Text, nullable=False, unique=True),
+    sa.Column("tenant_id", Id, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("cron", sa.Text),
+    sa.Column("at", Seconds),
+    sa.Column("zone", sa.Text, nullable=False),
+    sa.Column("starts_at", Seconds),
+    sa.Column("ends_at", Seconds),
+    sa.Column("missed", sa.Text, nullable=False),
+    sa.Column("catch_up", sa.Integer, nullable=False),
+    sa.Column("grace_seconds", Seconds, nullable=False),
+    sa.Column("overlap", sa.Text, nullable=False),
+    sa.Column("jitter_seconds", Seconds, nullable=False),
+    sa.Column("is_enabled", sa.Boolean, nullable=False),
+    sa.Column("decided_until", Seconds, nullable=False),  # which fires are decided: those up to this nominal time
+    sa.Column("next_at", Seconds),  # when it has to be looked at again; NULL: never
+    sa.Column("fires", sa.BigInteger, nullable=False, server_default="0"),
+    # What is submitted.
+    sa.Column("file_id", Id, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("has_templates", sa.Boolean, nullable=False),
+    sa.Column("defaults", sa.Text, nullable=False),
+    sa.Column("handling", sa.Text, nullable=False),  # handling.Handling as JSON
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("completion_window", sa.Text, nullable=False),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("dialect", sa.Text),
+    sa.Column("endpoint", sa.Text),
+    sa.Column("metadata", sa.Text),  # JSON
+    sa.Column("created_at", Seconds, nullable=False),
+    sa.Column("removed_at", Seconds),
+    sa.Index("ix_promptmill_schedules_tenant_id", "tenant_id", "id"),
+)
+
+#: What became of each fire. Schedule and nominal time name it, so it happens once.
+schedule_fires = sa.Table(
+    PREFIX + "schedule_fires",
+    metadata,
+    _identity(),
+    sa.Column("schedule_id", Id, nullable=False),
+    sa.Column("at", Seconds, nullable=False),  # nominal
+    sa.Column("number", sa.BigInteger),  # 1 is the schedule's first that was carried out
+    sa.Column("previous_at", Seconds),
+    sa.Column("is_manual", sa.Boolean, nullable=False, server_default=sa.false()),  # somebody said "run now"
+    sa.Column("state", sa.Text, nullable=False),  # store.schedules.FireState
+    sa.Column("batch_id", Id),
+    sa.Column("reason", sa.Text),  # why it was left out, or failed
+    sa.Column("decided_at", Seconds, nullable=False),
+    sa.Column("carried_out_at", Seconds),
+    # Who makes its batch, and until when that is believed without another word.
+    sa.Column("holder", sa.Text),
+    sa.Column("holder_until", Seconds),
+    sa.Index("uq_promptmill_schedule_fires_schedule_id_at", "schedule_id", "at", unique=True),
+    sa.Index("ix_promptmill_schedule_fires_open", "schedule_id",
+             sqlite_where=sa.text("state IN ('due', 'waiting')"),
+             postgresql_where=sa.text("state IN ('due', 'waiting')")),
+)  # fmt: skip
 
 #: What is known of a job that was submitted by itself, and that its batch cannot tell.
 job_notes = sa.Table(

@@ -219,7 +219,7 @@ class Drain:
     async def _look(self) -> None:
         """See which batches have ready jobs and on which lanes, and what others have learned about the lanes."""
         self._looked_at = self._clock()
-        found = await batches.active(self._db, only=self._terms.only_batches)
+        found = await batches.active(self._db, now=self._looked_at, only=self._terms.only_batches)
         by_lane: dict[int, list[Active]] = defaultdict(list)
         for active in found:
             by_lane[active.lane_id].append(active)

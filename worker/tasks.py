@@ -117,7 +117,7 @@ async def _upkeep() -> None:
 
 async def _claimable(db: Database) -> bool:
     """Is there a ready job on a lane that is not halted?"""
-    wanted = {active.lane_id for active in await batches.active(db)}
+    wanted = {active.lane_id for active in await batches.active(db, now=time.time())}
     return any(row.state is not LaneState.HALTED for row in await lanes.read(db, wanted))
 
 

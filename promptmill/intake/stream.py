@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from promptmill.content import pack
 from promptmill.engine import Database
 from promptmill.errors import InputError, LineError
+from promptmill.handling import Handling
 from promptmill.intake.checker import Checker
 from promptmill.intake.rows import INVALID_COLUMNS, JOB_COLUMNS, Row, invalid_row, job_row
 from promptmill.jsonl import DuplicateFinder, Line, detect_format, read_lines
@@ -24,7 +25,7 @@ from promptmill.request import Defaults
 from promptmill.settings import Settings
 from promptmill.store import batches, files
 from promptmill.store.batches import BatchRow, NewBatch
-from promptmill.tables import file_parts, jobs, results
+from promptmill.tables import DEFAULT_TENANT, file_parts, jobs, results
 
 #: Lines that are parsed and written together.
 LINES_AT_ONCE: Final = 2_000
@@ -54,6 +55,9 @@ class Terms:
     priority: int = 0
     deadline: float | None = None
     not_before: float | None = None
+    handling: Handling = field(default_factory=Handling)
+    tenant_id: int = DEFAULT_TENANT
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ async def take_in(
     Raises InputError when lines are wrong (all of them are looked at first) and `skip_bad_lines` is not set; then
     nothing of the input is kept. Raises UsageError when the input cannot be read.
     """
-    file_id = await files.create(db, filename=source.name, purpose="batch", now=clock())
+    file_id = await files.create(db, filename=source.name, purpose="batch", tenant_id=terms.tenant_id, now=clock())
     new = NewBatch(
         file_id=file_id,
         source=source.name,
@@ -89,6 +93,9 @@ async def take_in(
         priority=terms.priority,
         deadline=terms.deadline,
         max_attempts=settings.max_attempts,
+        handling=terms.handling,
+        tenant_id=terms.tenant_id,
+        is_open=terms.is_open,
     )
     batch = await batches.create(db, new, now=clock())
     intake = _Intake(db, settings, source, terms, batch, clock)

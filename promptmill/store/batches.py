@@ -3,7 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,7 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
 from promptmill.errors import NotFound
+from promptmill.handling import FIELDS as HANDLING_FIELDS
+from promptmill.handling import AfterCanary, Handling
 from promptmill.job import BATCH_ACTIVE, BatchState, State
+from promptmill.store.pauses import is_paused
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state, is_public_id, new_public_id
 from promptmill.store.upkeep import finish_unsent
@@ -59,6 +62,23 @@ class BatchRow:
     output_expires_seconds: int | None
     errors: str | None
     results_after: int
+    weight: float
+    max_in_flight: int | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    budget_tokens: int | None
+    budget_cost: float | None
+    canary: int | None
+    canary_percent: float
+    canary_then: AfterCanary
+    canary_until: int | None  # the last position of the canary, while it is not decided
+    not_before: float | None
+    aborts_calls: bool
+
+    @property
+    def handling(self) -> Handling:
+        """How it is handled beside others."""
+        return Handling(**{name: getattr(self, name) for name in HANDLING_FIELDS})
 
     @property
     def done(self) -> int:
@@ -71,7 +91,8 @@ _COLUMNS = tuple(batches.c[name] for name in BatchRow.__dataclass_fields__)
 
 def _row(row: Any) -> BatchRow:
     fields = row._asdict()
-    return BatchRow(**{**fields, "state": BatchState(fields["state"])})
+    states = {"state": BatchState(fields["state"]), "canary_then": AfterCanary(fields["canary_then"])}
+    return BatchRow(**{**fields, **states})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,7 @@ class NewBatch:
     completion_window: str | None = None
     metadata: str | None = None  # JSON
     output_expires_seconds: int | None = None
+    handling: Handling = field(default_factory=Handling)
     #: Who reads its lines in, and until when that is believed; None: whoever takes it over.
     validator: str | None = None
     validator_until: float | None = None
@@ -106,8 +128,10 @@ async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
 
 async def insert_batch(connection: AsyncConnection, new: NewBatch, *, state: BatchState, now: float) -> BatchRow:
     """A new batch, in the caller's transaction."""
+    given = dataclasses.asdict(new)
     statement = sa.insert(batches).values(
-        **dataclasses.asdict(new),
+        **given.pop("handling"),
+        **given,
         public_id=new_public_id("batch_"),
         state=state,
         created_at=now,
@@ -150,9 +174,22 @@ async def open_batch(
             in_progress_at=now,
             total=sum(jobs_by_lane.values()) + invalid,
             invalid=invalid,
+            canary_until=await _canary_until(connection, batch_id),
         )
     )
     await close_if_done(connection, batch_id, now)
+
+
+async def _canary_until(connection: AsyncConnection, batch_id: int) -> int | None:
+    """The position of the canary's last job: claims go in the order of positions, so the canary is what comes first.
+    None where there is no canary, or it would be the whole batch."""
+    asked = sa.select(batches.c.canary).where(batches.c.id == batch_id)
+    canary: int | None = (await connection.execute(asked)).scalar()
+    if canary is None:
+        return None
+    in_order = sa.select(jobs.c.position).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position)
+    last_two = list((await connection.execute(in_order.limit(2).offset(canary - 1))).scalars())
+    return last_two[0] if len(last_two) > 1 else None
 
 
 async def seal_abandoned(db: Database, *, now: float) -> int:
@@ -252,18 +289,22 @@ class Active:
     tenant_id: int
 
 
-async def active(db: Database, *, only: Iterable[int] | None = None) -> list[Active]:
-    """Every (batch, lane) with at least one ready job, of the batches that may run."""
+async def active(db: Database, *, now: float, only: Iterable[int] | None = None) -> list[Active]:
+    """Every (batch, lane) with at least one ready job that may be claimed: of batches that run, are not paused, and
+    whose time has come; of a batch with a canary, jobs of the canary until it is decided."""
     ready = (
         sa.select(jobs.c.id)
         .where(jobs.c.lane_id == batch_lanes.c.lane_id, jobs.c.batch_id == batch_lanes.c.batch_id)
         .where(in_state(State.READY))
+        .where(sa.or_(batches.c.canary_until.is_(None), jobs.c.position <= batches.c.canary_until))
         .exists()
     )
+    paused = is_paused(batch_id=batches.c.id, lane_id=batch_lanes.c.lane_id, tenant_id=batches.c.tenant_id)
     statement = (
         sa.select(batches.c.id, batch_lanes.c.lane_id, batches.c.priority, batches.c.deadline, batches.c.tenant_id)
         .join(batch_lanes, batch_lanes.c.batch_id == batches.c.id)
-        .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), ready)
+        .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), ready, sa.not_(paused))
+        .where(sa.or_(batches.c.not_before.is_(None), batches.c.not_before <= now))
         .order_by(batches.c.id)
     )
     if only is not None:

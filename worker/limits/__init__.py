@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.limits.bucket import Grant, Limits
+from promptmill.limits import Limits
+from worker.limits.bucket import Grant
 
 __all__ = ["Bucket", "Grant", "Limiter", "Limits"]
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from promptmill.limits import Limits
 from worker.limits import gcra
 from worker.limits.gcra import Rate
 
@@ -15,15 +16,6 @@ Binding = Literal["rpm", "tpm", "in_flight", "paused"]
 
 #: Permits are handed out in blocks of about this much time: a claim for each would cost more than it brings.
 BLOCK_SECONDS: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a bucket allows; None is unlimited."""
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_in_flight: int | None = None
 
 
 @dataclass(slots=True)

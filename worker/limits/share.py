@@ -13,7 +13,7 @@ has used by itself is added to what Redis knows.
 
 from typing import Final
 
-from worker.limits.bucket import Limits
+from promptmill.limits import Limits
 from worker.limits.gcra import Rate
 
 #: The part of the limits that is used while nobody can count.

@@ -9,7 +9,7 @@ async def test_nothing_is_claimed_any_more_and_what_runs_is_kept(mill):
     (running,) = await mill.claim(worker, batch, 1)
     assert await batches.cancel(mill.db, batch_id=batch.id, now=mill.clock())
     assert not await batches.cancel(mill.db, batch_id=batch.id, now=mill.clock())
-    assert await batches.active(mill.db) == []
+    assert await batches.active(mill.db, now=mill.clock()) == []
     assert await batches.cancelling(mill.db) == [batch.id]
     assert await batches.finish_cancelling(mill.db, batch_id=batch.id, now=mill.clock()) == 4
     await mill.record(worker, mill.answered(running))

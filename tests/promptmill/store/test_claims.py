@@ -41,5 +41,5 @@ async def test_a_batch_that_is_not_open_is_not_active(mill):
 
     open_ = await mill.batch(1)
     await batches.create(mill.db, NewBatch(file_id=1, source="x", defaults="{}"), now=mill.clock())
-    assert [active.batch_id for active in await batches.active(mill.db)] == [open_.id]
-    assert await batches.active(mill.db, only=[999]) == []
+    assert [active.batch_id for active in await batches.active(mill.db, now=mill.clock())] == [open_.id]
+    assert await batches.active(mill.db, now=mill.clock(), only=[999]) == []

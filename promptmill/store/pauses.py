@@ -1,0 +1,100 @@
+"""What somebody stopped for a while: a batch, a lane, a tenant, everything. While it lasts no call of it is started;
+calls that are out end and are kept. Drains leave it out where they look for work (`batches.active`)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from promptmill.engine import Database
+from promptmill.tables import pauses
+
+
+class What(StrEnum):
+    """What can be paused."""
+
+    BATCH = "batch"
+    LANE = "lane"
+    TENANT = "tenant"
+    #: Its number is EVERYTHING.
+    ALL = "all"
+
+
+EVERYTHING: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One of them. `reason` is promptmill's own, where it paused by itself (a canary, a budget)."""
+
+    what: What
+    id: int
+    since: float
+    reason: str | None
+
+
+async def pause(db: Database, what: What, id_: int = EVERYTHING, *, now: float, reason: str | None = None) -> bool:
+    """From now on nothing of it is started; False when it was paused before (and keeps its reason)."""
+    async with db.write() as connection:
+        return await pause_in(connection, what, id_, now=now, reason=reason)
+
+
+async def pause_in(
+    connection: AsyncConnection, what: What, id_: int = EVERYTHING, *, now: float, reason: str | None = None
+) -> bool:
+    """The same, in the caller's transaction."""
+    known = sa.select(pauses.c.id).where(pauses.c.what == what, pauses.c.id == id_)
+    if (await connection.execute(known)).scalar() is not None:
+        return False
+    try:
+        async with connection.begin_nested():
+            await connection.execute(sa.insert(pauses).values(what=what, id=id_, since=now, reason=reason))
+    except sa.exc.IntegrityError:
+        return False  # somebody else did at the same moment
+    return True
+
+
+async def resume(db: Database, what: What, id_: int = EVERYTHING) -> bool:
+    """It may go on; False when it was not paused."""
+    async with db.write() as connection:
+        return await resume_in(connection, what, id_)
+
+
+async def resume_in(connection: AsyncConnection, what: What, id_: int = EVERYTHING) -> bool:
+    """The same, in the caller's transaction."""
+    gone = sa.delete(pauses).where(pauses.c.what == what, pauses.c.id == id_)
+    return (await connection.execute(gone)).rowcount > 0
+
+
+async def listed(db: Database) -> list[Pause]:
+    """All of them, the oldest first."""
+    statement = sa.select(pauses.c.what, pauses.c.id, pauses.c.since, pauses.c.reason)
+    async with db.read() as connection:
+        rows = await connection.execute(statement.order_by(pauses.c.since, pauses.c.what, pauses.c.id))
+        return [Pause(What(what), id_, since, reason) for what, id_, since, reason in rows]
+
+
+async def of_batches(db: Database, batch_ids: Iterable[int]) -> dict[int, Pause]:
+    """Batch id → its own pause (not that of its tenant, a lane or everything)."""
+    statement = sa.select(pauses.c.what, pauses.c.id, pauses.c.since, pauses.c.reason)
+    statement = statement.where(pauses.c.what == What.BATCH, db.any_of(pauses.c.id, batch_ids))
+    async with db.read() as connection:
+        rows = await connection.execute(statement)
+        return {id_: Pause(What(what), id_, since, reason) for what, id_, since, reason in rows}
+
+
+def is_paused(
+    *, batch_id: "sa.ColumnElement[int]", lane_id: "sa.ColumnElement[int]", tenant_id: "sa.ColumnElement[int]"
+) -> "sa.ColumnElement[bool]":
+    """Is what these columns name paused, in whatever way?"""
+    return sa.exists().where(
+        sa.or_(
+            pauses.c.what == What.ALL,
+            sa.and_(pauses.c.what == What.BATCH, pauses.c.id == batch_id),
+            sa.and_(pauses.c.what == What.LANE, pauses.c.id == lane_id),
+            sa.and_(pauses.c.what == What.TENANT, pauses.c.id == tenant_id),
+        )
+    )
