@@ -85,15 +85,14 @@ def priority_number(value: int | str) -> int:
 
     The interactive class is the gateway's: whoever waits goes first.
     """
-    if isinstance(value, str):
-        try:
-            value = CLASSES[value] if value in CLASSES else int(value)
-        except ValueError:
-            raise UsageError(
-                f"priority must be an integer or one of {', '.join(CLASSES)}, not {value[:40]!r}"
-            ) from None
-    if value == INTERACTIVE:
+    try:
+        number = CLASSES[value] if isinstance(value, str) and value in CLASSES else int(value)
+    except ValueError:
+        raise UsageError(
+            f"priority must be an integer or one of {', '.join(CLASSES)}, not {str(value)[:40]!r}"
+        ) from None
+    if number == INTERACTIVE:
         return INTERACTIVE - 1
-    if not LOWEST <= value < INTERACTIVE:
-        raise UsageError(f"priority must lie between {LOWEST} and {INTERACTIVE - 1}, not {value}")
-    return value
+    if not LOWEST <= number < INTERACTIVE:
+        raise UsageError(f"priority must lie between {LOWEST} and {INTERACTIVE - 1}, not {number}")
+    return number
