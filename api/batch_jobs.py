@@ -24,7 +24,6 @@ from promptmill.intake.checker import Checker
 from promptmill.job import BATCH_FINISHED, BatchState, job_public_id
 from promptmill.jsonl import Line
 from promptmill.kinds import PATHS
-from promptmill.request import Defaults
 from promptmill.store import batches
 from promptmill.store.batches import BatchRow
 
@@ -117,11 +116,7 @@ async def add(batch_id: str, request: Request, house: HouseIs, caller: CallerIs)
 
 
 async def _checked(house: House, batch: BatchRow, wanted: list[AddedRequest]) -> list[Addition]:
-    checker = Checker(
-        house.db, house.settings, Defaults.from_json(batch.defaults), file_id=batch.file_id,
-        tenant_id=batch.tenant_id, created_at=batch.created_at,
-        endpoint_check=None if house.settings.mixed_batches or batch.dialect == "together" else batch.endpoint,
-    )  # fmt: skip
+    checker = Checker.of_batch(house.db, house.settings, batch)
     additions = []
     turn_began = time.perf_counter()
     for number, one in enumerate(wanted, 1):

@@ -15,6 +15,7 @@ from api.dialects import Dialect, spoken
 from api.dialects.batches import OpenAIBatch, TogetherBatch, batch_object
 from api.errors import ApiError, invalid, not_found
 from api.openapi import IDEMPOTENCY_KEY, answers, schema, takes
+from api.pages import page, page_schema
 from api.priorities import priority
 from api.state import House, HouseIs
 from promptmill.job import BATCH_FINISHED, BatchState
@@ -41,22 +42,7 @@ _CREATED: Final = {
     "required": ["job", "warning"],
     "properties": {"job": schema(TogetherBatch), "warning": {"type": "string"}},
 }
-_PAGE: Final = {
-    "anyOf": [
-        {
-            "type": "object",
-            "required": ["object", "data", "first_id", "last_id", "has_more"],
-            "properties": {
-                "object": {"type": "string"},
-                "data": {"type": "array", "items": schema(OpenAIBatch)},
-                "first_id": {"type": ["string", "null"]},
-                "last_id": {"type": ["string", "null"]},
-                "has_more": {"type": "boolean"},
-            },
-        },
-        {"type": "array", "items": schema(TogetherBatch)},
-    ]
-}
+_PAGE: Final = {"anyOf": [page_schema(schema(OpenAIBatch)), {"type": "array", "items": schema(TogetherBatch)}]}
 
 
 @router.post(
@@ -161,15 +147,7 @@ async def list_batches(
     size = limit or _PAGE_ROWS
     rows = await batches.listed(house.db, tenant_id=caller.tenant_id, below=below, limit=size + 1)
     shown = [batch_object(facts, Dialect.OPENAI) for facts in await facts_of(house, rows[:size])]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
-            "has_more": len(rows) > size,
-        }
-    )
+    return JSONResponse(page(shown, has_more=len(rows) > size))
 
 
 _PAGE_ROWS: Final = 20

@@ -1,6 +1,7 @@
 """Request bodies: read up to a limit, and told apart from what only looks like JSON."""
 
 import re
+from collections.abc import AsyncIterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,6 +13,8 @@ from promptmill.request import MAX_DEPTH, too_deep
 
 T = TypeVar("T")
 
+#: A body whose announced length has more digits than this was announced by nobody serious; it is counted.
+_DIGITS: Final = 20
 #: A field of a form that is no file.
 FIELD_BYTES: Final = 1024 * 1024
 
@@ -24,20 +27,35 @@ _VALUE: Final = msgspec.json.Decoder(Any)
 
 async def read(request: Request, limit_bytes: int) -> bytes:
     """The whole body. Raises ApiError when it is larger than the limit, or ends too soon."""
+    return b"".join([chunk async for chunk in chunks(request, limit_bytes, "body")])
+
+
+def media_type(request: Request) -> str:
+    """The body's type, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def unsupported(request: Request, wanted: str) -> ApiError:
+    """The body is of another type."""
+    found = request.headers.get("content-type", "")[:60] or "untyped"
+    return ApiError(415, f"The body must be {wanted}, not {found}.", code="unsupported_media_type")
+
+
+async def chunks(request: Request, limit_bytes: int, what: str = "file") -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ApiError when it is larger than the limit, or ends too soon."""
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
-        raise too_large(limit_bytes)
-    chunks: list[bytes] = []
+    if announced.isdecimal() and len(announced) < _DIGITS and int(announced) > limit_bytes:
+        raise too_large(limit_bytes, what)
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit_bytes:
-                raise too_large(limit_bytes)
-            chunks.append(chunk)
+                raise too_large(limit_bytes, what)
+            if chunk:
+                yield chunk
     except ClientDisconnect:
         raise invalid("The body ended before it was complete.") from None
-    return b"".join(chunks)
 
 
 def too_large(limit_bytes: int, what: str = "body") -> ApiError:

@@ -7,14 +7,16 @@ from starlette.responses import JSONResponse, Response
 
 from api import content, together_files
 from api.auth import Caller, CallerIs
+from api.bodies import media_type, unsupported
 from api.dialects import Dialect, spoken
 from api.dialects.files import DELETED_SCHEMA, FILE_SCHEMA, LIST_SCHEMA, deleted, file_object
 from api.errors import invalid, not_found
 from api.keeping import PURPOSES, FormFile
 from api.openapi import answers, header, refusals, takes
+from api.pages import page
 from api.ranges import content_response
 from api.state import House, HouseIs
-from api.uploading import Form, media_type, unsupported
+from api.uploading import Form
 from promptmill.intake.kept import is_lines
 from promptmill.store import files, uploads
 from promptmill.store.files import FileRow
@@ -124,10 +126,8 @@ async def listing(
     return JSONResponse(_page(rows[:limit], dialect, has_more=len(rows) > limit))
 
 
-def _page(rows: list[FileRow], dialect: Dialect, *, has_more: bool) -> dict[str, object]:
-    data = [file_object(row, dialect) for row in rows]
-    ends = {"first_id": rows[0].public_id, "last_id": rows[-1].public_id} if rows else {}
-    return {"object": "list", "data": data, "first_id": None, "last_id": None, **ends, "has_more": has_more}
+def _page(rows: list[FileRow], dialect: Dialect, *, has_more: bool) -> dict[str, Any]:
+    return page([file_object(row, dialect) for row in rows], has_more=has_more)
 
 
 async def _existing(house: House, caller: Caller, file_id: str) -> FileRow:

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies, forms, idempotency
+from api.addresses import base_url
 from api.auth import Caller
 from api.call_schemas import call_schema
-from api.errors import ApiError
 from api.hold import Held
 from api.jobs import line_refused
 from api.lanes import refuse_halted
@@ -86,14 +86,12 @@ async def answer(request: Request) -> Response:
 
 async def _body(request: Request, house: House, caller: Caller, kind: Kind) -> tuple[bytes, bytes]:
     """The body as JSON, and what it is recognised by when it is sent again."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = bodies.media_type(request)
     limit = house.settings.max_request_bytes
     if kind.sends == "multipart" and content_type != "application/json":
         return await forms.as_body(request, house, caller, limit)
     if content_type not in ("application/json", "") and not content_type.endswith("+json"):
-        raise ApiError(
-            415, f"The body must be application/json, not {content_type[:60]}.", code="unsupported_media_type"
-        )
+        raise bodies.unsupported(request, "application/json")
     data = (await bodies.read(request, limit)).strip()
     bodies.check_json(data)
     bodies.check_object(data)  # it will stand in an envelope: what only begins like an object must not reach into that
@@ -131,9 +129,8 @@ def _promised(request: Request, house: House, public_id: str, held_id: int | Non
     """202: the answer will be at the job's address."""
     if held_id is not None:
         house.held.answered(held_id)
-    base = str(request.base_url).rstrip("/")
     told: dict[str, Any] = {"id": public_id, "object": "job", "status": State.READY.value, "ids": [public_id]}
-    headers = {"Location": f"{base}/v1/jobs/{public_id}", "Preference-Applied": "respond-async"}
+    headers = {"Location": f"{base_url(request)}/v1/jobs/{public_id}", "Preference-Applied": "respond-async"}
     return JSONResponse(told, status_code=202, headers=headers)
 
 

@@ -10,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies, idempotency
+from api.addresses import base_url
 from api.auth import Caller, CallerIs
 from api.call_schemas import any_call
 from api.dialects.jobs import JobObject, JobPage, SubmittedObject, full_job, job_object
 from api.errors import ApiError, invalid, not_found
 from api.openapi import IDEMPOTENCY_KEY, answers, takes
+from api.pages import page
 from api.priorities import PRIORITY, priority
 from api.state import House, HouseIs, at_once
 from api.times import LATEST, moment
@@ -131,11 +133,10 @@ def _begins(submission: Submission, now: float) -> State:
 
 
 def _accepted(request: Request, told: Mapping[str, Any]) -> Response:
-    base = f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}"
     first = told["ids"][0]
     named = jobs.parsed_id(first)
     together = f"?batch_id={named[0]}" if named is not None and "id" not in told else f"/{first}"
-    location = f"{base}/v1/jobs{together}"
+    location = f"{base_url(request)}/v1/jobs{together}"
     body = msgspec.json.encode(told)
     return Response(body, status_code=202, headers={"Location": location}, media_type="application/json")
 
@@ -280,16 +281,7 @@ async def list_jobs(
         house.db, tenant_id=caller.tenant_id, batch_id=batch.id if batch else None, after=behind,
         states=None if status is None else [status], limit=limit + 1,
     )  # fmt: skip
-    shown = [job_object(row) for row in rows[:limit]]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
-            "has_more": len(rows) > limit,
-        }
-    )
+    return JSONResponse(page([job_object(row) for row in rows[:limit]], has_more=len(rows) > limit))
 
 
 async def _found(house: House, caller: Caller, job_id: str) -> JobRow:

@@ -4,7 +4,6 @@ It counts what is of all tenants, so with keys in use it takes an admin's.
 """
 
 import asyncio
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ router = APIRouter(tags=["health"])
 #: What was read is good for so long: a million unfinished jobs take a moment to count.
 FRESH_SECONDS: Final = 2.0
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-_IDS: Final = re.compile(r"/(?:(?:batch_|job_|file-|upload_|part_|sched_)[^/]+)")
 _LANE: Final = ("upstream", "model")
 
 

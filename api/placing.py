@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
+from api.bodies import chunks
 from api.errors import ApiError, invalid
 from api.keeping import Terms, settled
 from api.state import House
-from api.uploading import chunks
 from promptmill.intake.kept import BATCH_PURPOSES, Kept, KeptFile
 from promptmill.store import files, uploads
 from promptmill.store.files import FileRow, FileStatus

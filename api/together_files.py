@@ -15,13 +15,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api import bodies
+from api.addresses import base_url
 from api.auth import Caller
+from api.bodies import chunks
 from api.errors import invalid, not_found
 from api.keeping import FILE_TYPES, LEAST_SECONDS, MOST_SECONDS, PURPOSES, check_name, check_type, terms_of
 from api.openapi import in_query, refusals
 from api.placing import gone, place
 from api.state import House, HouseIs
-from api.uploading import MAX_NAME, chunks, file_name, text
+from api.uploading import MAX_NAME, file_name, text
 from promptmill.store import files, uploads
 from promptmill.store.uploads import NewUpload, UploadRow
 
@@ -103,11 +105,6 @@ async def announce(request: Request, house: House, caller: Caller, fields: Mappi
     location = f"{base_url(request)}/v1/files/incoming/{token}"
     headers = {"Location": location, "X-Together-File-Id": public_id}
     return Response(status_code=302, headers=headers)
-
-
-def base_url(request: Request) -> str:
-    """This server, as the caller addressed it."""
-    return str(request.base_url).rstrip("/")
 
 
 async def addressed(house: House, token: str) -> UploadRow:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from api import bodies
+from api.addresses import base_url
 from api.auth import Caller, CallerIs
 from api.dialects import spoken
 from api.dialects.files import FILE_SCHEMA, file_object
@@ -16,7 +17,7 @@ from api.keeping import FileType, Purpose
 from api.openapi import answers, takes
 from api.placing import gone, joined, keep_part, place
 from api.state import House, HouseIs
-from api.together_files import BYTES, TAKEN, Checksum, addressed, base_url, begin
+from api.together_files import BYTES, TAKEN, Checksum, addressed, begin
 from api.uploading import MAX_NAME
 from promptmill.store import files, purge, uploads
 from promptmill.store.files import FileRow

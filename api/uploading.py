@@ -3,17 +3,17 @@
 The file may stand before the fields that say what it is for (OpenAI's TypeScript client sends it so).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from api.bodies import too_large
-from api.errors import ApiError, invalid
+from api.bodies import chunks, media_type, too_large, unsupported
+from api.errors import invalid
 
 #: One field that is no file, and how many there may be.
 MAX_FIELD_BYTES: Final = 64 * 1024
@@ -49,34 +49,6 @@ class _Event(Enum):
     DATA = 2
     END_OF_PART = 3
     END = 4
-
-
-def media_type(request: Request) -> str:
-    """The body's type, without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def unsupported(request: Request, wanted: str) -> ApiError:
-    """The body is of another type."""
-    found = request.headers.get("content-type", "")[:60] or "untyped"
-    return ApiError(415, f"The body must be {wanted}, not {found}.", code="unsupported_media_type")
-
-
-async def chunks(request: Request, limit_bytes: int, what: str = "file") -> AsyncIterator[bytes]:
-    """The body as it comes. Raises ApiError when it is larger than the limit, or ends too soon."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and len(announced) < MAX_NAME and int(announced) > limit_bytes:
-        raise too_large(limit_bytes, what)
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit_bytes:
-                raise too_large(limit_bytes, what)
-            if chunk:
-                yield chunk
-    except ClientDisconnect:
-        raise invalid("The body ended before it was complete.") from None
 
 
 async def receive(

@@ -17,7 +17,7 @@ from promptmill.hints import Hints, LocalHints
 from promptmill.kinds import KINDS, Kind
 from promptmill.outcome import Failure, Outcome, Reason
 from promptmill.priority import INTERACTIVE
-from promptmill.request import Defaults, Form, Request, render
+from promptmill.request import Defaults, Form, Request, render, streams
 from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import files
 from promptmill.store.claims import Claimed
@@ -25,7 +25,7 @@ from promptmill.tables import attachments, batches
 from promptmill.tables import files as file_rows
 from worker.callers import headers_for_caller
 from worker.judge import Expectation, judge
-from worker.streaming import streamed, wants_stream
+from worker.streaming import streamed
 from worker.upstream import Reply, Upstream, UpstreamSettings
 
 
@@ -145,7 +145,7 @@ class Desk:
         valid = _any_text if as_it_comes and kind.answer is not None else kind.valid
         expects = Expectation(json=not as_it_comes, valid=valid, usage=kind.usage)
         call.started_at = self._clock()
-        if wants_stream(request.body):
+        if streams(request.body):
             outcome, headers = await streamed(
                 upstream, sending, job=(job.batch_id, job.position), epoch=job.epoch, hints=self._hints,
                 expects=expects, clock=self._clock,

@@ -27,26 +27,11 @@ _END: Final = b"[DONE]"
 _NO_USAGE: Final = Usage()
 
 
-class _Asked(msgspec.Struct):
-    stream: Any = None
-
-
 class _Said(msgspec.Struct):
     error: Any = None
 
 
-_ASKED: Final = msgspec.json.Decoder(_Asked)
 _SAID: Final = msgspec.json.Decoder(_Said)
-
-
-def wants_stream(body: bytes) -> bool:
-    """Does this request ask for its answer piece by piece?"""
-    if b'"stream"' not in body:
-        return False
-    try:
-        return lenient.decode(_ASKED, body).stream is True
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # the upstream's to judge
 
 
 async def streamed(

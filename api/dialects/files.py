@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from api.dialects import Dialect
+from api.pages import page_schema
 from promptmill.store.files import FileRow, FileStatus
 
 #: What Together's clients know; whatever else it is, they are told the first.
@@ -65,17 +66,7 @@ FILE_SCHEMA: Final[dict[str, Any]] = {
         "processing_status": {"type": "string"},
     },
 }
-LIST_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["object", "data", "has_more"],
-    "properties": {
-        "object": {"const": "list"},
-        "data": {"type": "array", "items": FILE_SCHEMA},
-        "first_id": {"type": ["string", "null"]},
-        "last_id": {"type": ["string", "null"]},
-        "has_more": {"type": "boolean"},
-    },
-}
+LIST_SCHEMA: Final = page_schema(FILE_SCHEMA)
 DELETED_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["id", "object", "deleted"],

@@ -22,7 +22,6 @@ from promptmill.intake.checker import Checker
 from promptmill.intake.rows import JOB_COLUMNS, Row, job_row
 from promptmill.job import BatchState
 from promptmill.jsonl import DuplicateFinder, Line
-from promptmill.request import Defaults
 from promptmill.settings import Settings
 from promptmill.store import admissions, batches, files
 from promptmill.store.batches import BatchRow
@@ -115,11 +114,7 @@ class _Admission:
         self._lines = 0
         self._duplicates = DuplicateFinder()
         self._turn_began = time.perf_counter()
-        self._checker = Checker(
-            db, settings, Defaults.from_json(batch.defaults),
-            file_id=batch.file_id, tenant_id=batch.tenant_id, created_at=batch.created_at,
-            endpoint_check=None if settings.mixed_batches or batch.dialect == "together" else batch.endpoint,
-        )  # fmt: skip
+        self._checker = Checker.of_batch(db, settings, batch)
 
     async def read(self) -> None:
         """Every line: checked and, as long as the file is good, made a job. While one group is written, the next one

@@ -12,6 +12,7 @@ from promptmill.kinds import multipart_fields
 from promptmill.request import Defaults, ParsedLine, parse_line, render
 from promptmill.settings import Settings
 from promptmill.store import files, lanes
+from promptmill.store.batches import BatchRow
 from promptmill.store.contents import store_bytes
 from promptmill.tables import attachments
 
@@ -44,6 +45,16 @@ class Checker:
         self._endpoint_check = endpoint_check
         self._lane_ids: dict[str, int | LineError] = {}
         self._attached: set[str] = set()
+
+    @classmethod
+    def of_batch(cls, db: Database, settings: Settings, batch: BatchRow) -> "Checker":
+        """For lines that come into a batch of the HTTP door: of one endpoint, where its dialect says so."""
+        mixed = settings.mixed_batches or batch.dialect == "together"
+        return cls(
+            db, settings, Defaults.from_json(batch.defaults),
+            file_id=batch.file_id, tenant_id=batch.tenant_id, created_at=batch.created_at,
+            endpoint_check=None if mixed else batch.endpoint,
+        )  # fmt: skip
 
     def parsed(self, line: Line, *, allow_stream: bool = False) -> ParsedLine | LineError:
         """What the line asks for, or what is wrong with it by itself."""

@@ -12,11 +12,11 @@ from promptmill.hints import Listener, Piece
 from promptmill.job import State
 from promptmill.outcome import Usage
 from promptmill.priority import INTERACTIVE
+from promptmill.request import streams as asks_for_stream
 from tests.conftest import eventually
 from tests.worker.endpoint import JSON, refusal
 from tests.worker.raw_server import Peer, http, serve
 from tests.worker.workshop import KEY, Workshop, chats, workshop
-from worker.streaming import wants_stream
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nX-Request-Id: r-9\r\n\r\n"
 SSE = HEAD % b"text/event-stream; charset=utf-8"
@@ -231,4 +231,4 @@ async def test_who_does_not_ask_for_a_stream_gets_none(sqlite_db):
     ],
 )
 def test_what_asks_for_a_stream(body, wanted):
-    assert wants_stream(body) is wanted
+    assert asks_for_stream(body) is wanted
