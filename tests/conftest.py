@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from promptmill import schema
 from promptmill.engine import Database
+from tests.redis_server import RedisServer
 
 #: Those that start processes of their own, or measure: one of them at a time, however many processes run tests.
 _ONE_AT_A_TIME = ("tests/cli/", "tests/cluster/", "tests/sdk/", "tests/worker/limits/")
@@ -43,6 +44,23 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(scope="session")
+def _redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(_redis_process: RedisServer) -> RedisServer:
+    """A real redis-server: running, and empty."""
+    if not _redis_process.is_running:
+        _redis_process.start()
+    _redis_process.go_on()
+    _redis_process.admin().flushall()
+    return _redis_process
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A real Redis for the session, and a cluster with a database of its own for each test."""
+"""A cluster with a database of its own for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,23 +7,6 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="session")
-def _redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("cluster-redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(_redis_process: RedisServer) -> RedisServer:
-    """Running, and empty."""
-    if not _redis_process.is_running:
-        _redis_process.start()
-    _redis_process.go_on()
-    _redis_process.admin().flushall()
-    return _redis_process
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,13 @@
-"""Limiters of both kinds, and a real Redis for the second."""
+"""Limiters of both kinds."""
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from tests.redis_server import RedisServer
 from worker.limits.memory import MemoryLimiter
 from worker.limits.redis import RedisLimiter
-
-
-@pytest.fixture(scope="session")
-def _redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(_redis_process: RedisServer) -> RedisServer:
-    """A real redis-server: running, empty."""
-    if not _redis_process.is_running:
-        _redis_process.start()
-    _redis_process.go_on()
-    _redis_process.admin().flushall()
-    return _redis_process
 
 
 def dice_for(seed: int) -> random.Random:
