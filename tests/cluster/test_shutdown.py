@@ -24,7 +24,7 @@ def test_nothing_stays_in_a_workers_hands(cluster, pool):
     until(lambda: cluster.slots() == SLOTS * len(WAYS))
     cluster.issue(SLOTS * len(WAYS))
     cluster.until_drains(SLOTS * len(WAYS))
-    calls = until(lambda: server.stats.in_flight >= SLOTS * len(WAYS) * HANDFUL and server.stats.in_flight)
+    until(lambda: server.stats.in_flight >= SLOTS * len(WAYS) * HANDFUL)
 
     began = time.monotonic()
     workers["term"].tell(signal.SIGTERM)
@@ -39,6 +39,7 @@ def test_nothing_stays_in_a_workers_hands(cluster, pool):
     assert cluster.rows("SELECT state, attempts, worker_id, count(*) FROM jobs GROUP BY 1, 2, 3") == [
         ("ready", 0, None, JOBS)
     ]
+    calls = server.stats.requests  # on a slow machine the lane may have been opened by then
     assert cluster.rows("SELECT outcome, counted, count(*) FROM attempts GROUP BY 1, 2") == [("stopped", False, calls)]
     assert cluster.one("SELECT count(DISTINCT worker_id) FROM attempts") == SLOTS * len(WAYS)
     assert cluster.drains() == 0
