@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from promptmill.engine import Database
-from promptmill.intake.admit import admit
+from promptmill.intake.admit import read_in
 from promptmill.settings import Settings
 from promptmill.store import admissions
 
@@ -82,7 +82,8 @@ class Admitter:
     async def _admit(self, batch_id: int) -> None:
         try:
             async with self._turns:
-                await self._read_in(batch_id)
+                if await read_in(self._db, self._settings, batch_id, holder=self._holder, clock=self._clock):
+                    await self._ring()
         except asyncio.CancelledError:
             with suppress(Exception):  # then it is taken over when nobody has said for a while that it is held
                 await admissions.release(self._db, batch_id=batch_id, holder=self._holder)
@@ -90,14 +91,6 @@ class Admitter:
         except Exception:
             # Not released: whoever takes it over should not break on it at once, again and again.
             log.exception("batch %d could not be read in; it will be tried again", batch_id)
-
-    async def _read_in(self, batch_id: int) -> None:
-        while await admissions.take(self._db, batch_id=batch_id, holder=self._holder, now=self._clock()):
-            # Where it was lost in between it is tried again: it may be ours to cancel.
-            with suppress(admissions.Lost):
-                if await admit(self._db, self._settings, batch_id, holder=self._holder, clock=self._clock):
-                    await self._ring()
-                return
 
     async def _poll(self) -> None:
         while True:

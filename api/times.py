@@ -2,12 +2,22 @@
 
 import math
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from api.errors import invalid
 
 #: The year 9999: what is later is a mistake of units.
 LATEST: Final = 253_402_300_799.0
+
+#: What the OpenAPI document says of one.
+MOMENT: Final[dict[str, Any]] = {
+    "description": "Unix seconds, or RFC 3339 with its zone.",
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": LATEST},
+        {"type": "string", "format": "date-time"},
+        {"type": "null"},
+    ],
+}
 
 
 def moment(value: float | str | None, name: str) -> float | None:

@@ -50,6 +50,7 @@ CATCH_UP: Final = 100
 _MOST_CATCH_UP: Final = 10_000
 #: How many fires are looked at to see how close they come to each other.
 _LOOK_AHEAD: Final = 200
+_LONGEST_SECONDS: Final = 366 * 86_400.0
 _FIRST_SPAN_SECONDS: Final = 86_400.0
 #: The end of the year 9998: every zone can still say what time that is.
 _LATEST: Final = 253_370_764_799.0
@@ -109,10 +110,7 @@ def check(schedule: Schedule, *, now: float) -> None:
             raise UsageError(f"{name} is {moment:g}; times are unix seconds")
     if schedule.starts_at is not None and schedule.ends_at is not None and schedule.ends_at <= schedule.starts_at:
         raise UsageError("the schedule would end before it starts")
-    if not 1 <= schedule.catch_up <= _MOST_CATCH_UP:
-        raise UsageError(f"catch_up is {schedule.catch_up}; it is a number of fires from 1 to {_MOST_CATCH_UP:,}")
-    if schedule.jitter_seconds < 0 or schedule.grace_seconds < 0:
-        raise UsageError("jitter and grace are seconds, and not less than 0")
+    _check_numbers(schedule)
     if schedule.cron is not None and schedule.jitter_seconds >= (every := _closest(schedule, now)):
         raise UsageError(
             f"a jitter of {schedule.jitter_seconds:g} s would let fires overtake each other: "
@@ -120,6 +118,15 @@ def check(schedule: Schedule, *, now: float) -> None:
         )
     if next_fire(schedule, after=now - schedule.grace_seconds) is None:
         raise UsageError("the schedule would never fire: its times lie in the past, or outside its start and end")
+
+
+def _check_numbers(schedule: Schedule) -> None:
+    if not 1 <= schedule.catch_up <= _MOST_CATCH_UP:
+        raise UsageError(f"catch_up is {schedule.catch_up}; it is a number of fires from 1 to {_MOST_CATCH_UP:,}")
+    for name in ("jitter_seconds", "grace_seconds"):
+        if not 0 <= getattr(schedule, name) <= _LONGEST_SECONDS:
+            value = getattr(schedule, name)
+            raise UsageError(f"{name} is {value:g}; it is not less than 0, and {_LONGEST_SECONDS:,.0f} at most")
 
 
 def time_zone(name: str) -> ZoneInfo:
@@ -130,6 +137,18 @@ def time_zone(name: str) -> ZoneInfo:
         raise UsageError(
             f"{name!r} is no time zone; give a name of the IANA database, such as Europe/Berlin, or UTC"
         ) from None
+
+
+def moment(text: str, zone: str) -> float:
+    """Unix seconds of an ISO 8601 time; without an offset it is what a clock in `zone` shows (of two such moments the
+    first). Raises UsageError."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{text[:40]!r} is no time; write 2026-12-01T02:00, or with an offset 2026-12-01T02:00+01:00"
+        ) from None
+    return (parsed.replace(tzinfo=time_zone(zone)) if parsed.tzinfo is None else parsed).timestamp()
 
 
 def expression(text: str) -> str:
@@ -194,6 +213,7 @@ class Due:
 
     run: tuple[float, ...]  # nominal times, the oldest first
     left_out: int  # fires that the policy leaves out; of very many, at least so many
+    last_left_out: float | None  # the nominal time of the last of them
     #: The nominal time up to which all is decided now: the next look starts from here.
     decided_until: float
 
@@ -208,13 +228,14 @@ def due(schedule: Schedule, *, last_fire: float, now: float) -> Due:
     most = schedule.catch_up if schedule.missed is Missed.ALL else 1
     passed = _latest_passed(schedule, after=last_fire, now=now, at_least=most)
     if not passed:
-        return Due((), 0, last_fire)
+        return Due((), 0, None, last_fire)
     oldest = now - schedule.grace_seconds
     on_time = [at for at in passed if carried_out_at(schedule, at) >= oldest]
     run = on_time
     if schedule.missed is Missed.ALL or (schedule.missed is Missed.ONCE and not on_time):
         run = passed[-max(most, len(on_time)) :]
-    return Due(tuple(run), len(passed) - len(run), passed[-1])
+    left_out = passed[: len(passed) - len(run)]  # what runs is always the latest ones
+    return Due(tuple(run), len(left_out), left_out[-1] if left_out else None, passed[-1])
 
 
 def _latest_passed(schedule: Schedule, *, after: float, now: float, at_least: int) -> list[float]:

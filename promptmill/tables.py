@@ -406,7 +406,7 @@ schedules = sa.Table(
     sa.Column("is_enabled", sa.Boolean, nullable=False),
     sa.Column("decided_until", Seconds, nullable=False),  # which fires are decided: those up to this nominal time
     sa.Column("next_at", Seconds),  # when it has to be looked at again; NULL: never
-    sa.Column("fires", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("fires", sa.BigInteger, nullable=False, server_default="0"),  # that have a number
     # What is submitted.
     sa.Column("file_id", Id, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
@@ -422,7 +422,10 @@ schedules = sa.Table(
     sa.Column("created_at", Seconds, nullable=False),
     sa.Column("removed_at", Seconds),
     sa.Index("ix_promptmill_schedules_tenant_id", "tenant_id", "id"),
-)
+    sa.Index("ix_promptmill_schedules_next_at", "next_at"),
+    sa.Index("uq_promptmill_schedules_tenant_id_name", "tenant_id", "name", unique=True,
+             sqlite_where=sa.text("removed_at IS NULL"), postgresql_where=sa.text("removed_at IS NULL")),
+)  # fmt: skip
 
 #: What became of each fire. Schedule and nominal time name it, so it happens once.
 schedule_fires = sa.Table(
@@ -443,7 +446,8 @@ schedule_fires = sa.Table(
     sa.Column("holder", sa.Text),
     sa.Column("holder_until", Seconds),
     sa.Index("uq_promptmill_schedule_fires_schedule_id_at", "schedule_id", "at", unique=True),
-    sa.Index("ix_promptmill_schedule_fires_open", "schedule_id",
+    sa.Index("ix_promptmill_schedule_fires_batch_id", "batch_id"),
+    sa.Index("ix_promptmill_schedule_fires_open", "schedule_id", "at",
              sqlite_where=sa.text("state IN ('due', 'waiting')"),
              postgresql_where=sa.text("state IN ('due', 'waiting')")),
 )  # fmt: skip

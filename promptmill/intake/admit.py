@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -36,6 +37,15 @@ _HOLD_SECONDS: Final = 5.0
 _TURN_SECONDS: Final = 0.003
 _LARGE_BYTES: Final = 256 * 1024
 _CANDIDATES_AT_ONCE: Final = 1_000
+
+
+async def read_in(db: Database, settings: Settings, batch_id: int, *, holder: str, clock: Callable[[], float]) -> bool:
+    """Take the batch, where nobody else has it, and admit it. True: its jobs may be claimed now."""
+    while await admissions.take(db, batch_id=batch_id, holder=holder, now=clock()):
+        # Where it was lost in between it is tried again: it may be ours to cancel.
+        with suppress(admissions.Lost):
+            return await admit(db, settings, batch_id, holder=holder, clock=clock)
+    return False
 
 
 async def admit(db: Database, settings: Settings, batch_id: int, *, holder: str, clock: Callable[[], float]) -> bool:

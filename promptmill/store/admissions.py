@@ -13,11 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
 from promptmill.job import BatchState
+from promptmill.store.pauses import What, resume_in
 from promptmill.store.rows import batch_in, last_within
 from promptmill.tables import batch_lanes, batches, file_parts, jobs, results
 
 #: Who says nothing for so long has lost the batch.
 HELD_SECONDS: Final = 20.0
+
+#: What the run keys of batches begin with that a schedule made.
+RUN_KEY: Final = "fire:"
 
 #: Read and written together.
 LINES_AT_ONCE: Final = 500
@@ -30,14 +34,27 @@ class Lost(Exception):  # noqa: N818 - a fact: somebody else has the batch now
     """The batch is not held any more; whatever was to be written was not."""
 
 
-async def left(db: Database, *, now: float) -> list[int]:
-    """Batches that nobody holds, the oldest first."""
-    free = sa.func.coalesce(batches.c.validator_until, 0.0) <= now
-    statement = sa.select(batches.c.id).where(
-        batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), batches.c.dialect.is_not(None), free
-    )
+#: What the command line makes of a file is read in by itself, and is not anybody's to take over.
+_HELD: Final = sa.or_(batches.c.dialect.is_not(None), batches.c.validator_until.is_not(None))
+
+
+async def left(db: Database, *, now: float, made_by_schedules: bool = False) -> list[int]:
+    """Batches that nobody holds, the oldest first; `made_by_schedules`: only such ones."""
     async with db.read() as connection:
-        return list((await connection.execute(statement.order_by(batches.c.id))).scalars())
+        return list((await connection.execute(free(now, made_by_schedules=made_by_schedules))).scalars())
+
+
+def free(now: float, *, made_by_schedules: bool = False) -> "sa.Select[int]":
+    """The same as a statement."""
+    # What the command line makes of a file is read in by itself, and is not anybody's to take over.
+    held = sa.or_(batches.c.dialect.is_not(None), batches.c.validator_until.is_not(None))
+    statement = sa.select(batches.c.id).where(
+        batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), held,
+        sa.func.coalesce(batches.c.validator_until, 0.0) <= now,
+    )  # fmt: skip
+    if made_by_schedules:
+        statement = statement.where(batches.c.run_key.startswith(RUN_KEY))
+    return statement.order_by(batches.c.id)
 
 
 async def take(db: Database, *, batch_id: int, holder: str, now: float) -> bool:
@@ -65,6 +82,15 @@ async def release(db: Database, *, batch_id: int, holder: str) -> None:
     """Somebody else may go on at once."""
     async with db.write() as connection:
         mine = sa.update(batches).where(batches.c.id == batch_id, batches.c.validator == holder)
+        await connection.execute(mine.values(validator=None, validator_until=0.0))
+
+
+async def release_all(db: Database, *, holder: str) -> None:
+    """The same for whatever `holder` has."""
+    async with db.write() as connection:
+        mine = sa.update(batches).where(
+            batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), batches.c.validator == holder
+        )
         await connection.execute(mine.values(validator=None, validator_until=0.0))
 
 
@@ -118,11 +144,13 @@ async def end(db: Database, *, batch_id: int, holder: str, state: BatchState, er
         await hold(connection, batch_id=batch_id, holder=holder, now=now)
         ended = {"state": state, "errors": errors, "finished_at": now, "is_open": False, "validator_until": None}
         await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(ended))
+        await resume_in(connection, What.BATCH, batch_id)
 
 
 async def stop(db: Database, *, batch_id: int, now: float) -> bool:
-    """Somebody asks that it be cancelled: whoever holds it loses it. False when it is not validating any more."""
+    """Somebody asks that it be cancelled: whoever holds it loses it. False when it is not validating any more, or is
+    read in by a command."""
     async with db.write() as connection:
-        theirs = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING))
+        theirs = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING), _HELD)
         asked = {"cancelling_at": now, "validator": None, "validator_until": 0.0}
         return (await connection.execute(theirs.values(asked))).rowcount > 0

@@ -249,3 +249,15 @@ async def custom_ids_at(db: Database, file_id: int, lines: Sequence[int]) -> dic
             )
         )
         return {line: custom_id for line, custom_id in rows if custom_id is not None}
+
+
+async def line_at(db: Database, file_id: int, number: int) -> bytes:
+    """The line with this number. Raises NotFound."""
+    statement = sa.select(file_parts.c.encoding, file_parts.c.data).where(
+        file_parts.c.file_id == file_id, file_parts.c.line == number
+    )
+    async with db.read() as connection:
+        row = (await connection.execute(statement.limit(1))).first()
+    if row is None:
+        raise NotFound(f"the file has no line {number}")
+    return unpack(row.encoding, row.data)

@@ -1,4 +1,4 @@
-"""What is deleted or expired leaves the database, as soon as no unfinished batch needs it.
+"""What is deleted or expired leaves the database, as soon as no unfinished batch and no schedule needs it.
 
 Every step may be repeated and may be interrupted: what is left is found the next time.
 """
@@ -11,7 +11,7 @@ from promptmill.content import PLAIN
 from promptmill.engine import Database
 from promptmill.store import uploads as upload_store
 from promptmill.store.files import FileStatus
-from promptmill.tables import attachments, batches, file_parts, files, upload_parts, uploads
+from promptmill.tables import attachments, batches, file_parts, files, schedules, upload_parts, uploads
 
 #: Files that one call looks at, and parts that one transaction removes.
 _FILES_AT_ONCE: Final = 200
@@ -48,12 +48,13 @@ async def remove(db: Database, file_id: int) -> None:
 
 
 async def _disposable(db: Database, now: float) -> list[int]:
-    """Files that nobody sees any more and no unfinished batch needs."""
+    """Files that nobody sees any more, and that no unfinished batch and no schedule needs."""
     unfinished = batches.c.finished_at.is_(None)
     needed = sa.exists().where(batches.c.file_id == files.c.id, unfinished)
     named = sa.exists().where(
         attachments.c.attached_id == files.c.id, attachments.c.file_id == batches.c.file_id, unfinished
     )
+    scheduled = sa.exists().where(schedules.c.file_id == files.c.id, schedules.c.removed_at.is_(None))
     gone = sa.or_(files.c.deleted_at.is_not(None), files.c.expires_at <= now)
     held = sa.exists().where(batches.c.file_id == files.c.id)
     # What was blanked has no parts by its own word; what was never used by a batch goes altogether.
@@ -66,6 +67,7 @@ async def _disposable(db: Database, now: float) -> list[int]:
     statement = (
         sa.select(files.c.id)
         .where(files.c.batch_id.is_(None), sa.or_(sa.and_(gone, left), abandoned), sa.not_(needed), sa.not_(named))
+        .where(sa.not_(scheduled))
         .order_by(files.c.id)
         .limit(_FILES_AT_ONCE)
     )

@@ -22,6 +22,7 @@ from promptmill.schedules import (
     expression,
     fires,
     first_decided,
+    moment,
     next_fire,
     overlapping,
     time_zone,
@@ -270,3 +271,32 @@ OVERLAPS = [
 def test_beside_the_batch_of_the_fire_before(overlap, active, waiting, expected):
     schedule = cron("0 * * * *", overlap=overlap, catch_up=3)
     assert overlapping(schedule, previous_is_active=active, waiting=waiting) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "expected"),
+    [
+        ("2026-12-01T02:00", BERLIN, "2026-12-01 01:00"),
+        ("2026-12-01 02:00:30", "UTC", "2026-12-01 02:00:30"),
+        ("2026-12-01T02:00-05:00", BERLIN, "2026-12-01 07:00"),
+        ("2026-12-01T02:00Z", BERLIN, "2026-12-01 02:00"),
+        ("2026-10-25T02:30", BERLIN, "2026-10-25 00:30"),  # the first of the two
+    ],
+)
+def test_a_moment_is_what_a_clock_in_the_zone_shows(text, zone, expected):
+    assert moment(text, zone) == at(expected)
+
+
+def test_what_is_no_moment_is_said():
+    with pytest.raises(UsageError, match="'noon' is no time"):
+        moment("noon", BERLIN)
+    with pytest.raises(UsageError, match="'Mars' is no time zone"):
+        moment("2026-12-01T02:00", "Mars")
+
+
+def test_of_what_is_left_out_the_last_is_told():
+    found = due(
+        cron("0 * * * *", missed=Missed.ALL, catch_up=2), last_fire=at("2026-06-01 00:00"), now=at("2026-06-01 05:30")
+    )
+    assert (found.left_out, found.last_left_out) == (3, at("2026-06-01 03:00"))
+    assert due(cron("0 * * * *"), last_fire=0.0, now=1.0).last_left_out is None

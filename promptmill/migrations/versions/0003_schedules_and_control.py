@@ -35,6 +35,7 @@ _NEW_COLUMNS = {
 }
 
 _TABLES = ("lane_progress", "pauses", "schedule_fires", "schedules")
+_NOT_REMOVED = sa.text("removed_at IS NULL")
 _OPEN_FIRES = sa.text("state IN ('due', 'waiting')")
 
 
@@ -110,6 +111,11 @@ def _schedules() -> None:
         sa.UniqueConstraint("public_id", name="uq_promptmill_schedules_public_id"),
     )
     op.create_index("ix_promptmill_schedules_tenant_id", "promptmill_schedules", ["tenant_id", "id"])
+    op.create_index("ix_promptmill_schedules_next_at", "promptmill_schedules", ["next_at"])
+    op.create_index(
+        "uq_promptmill_schedules_tenant_id_name", "promptmill_schedules", ["tenant_id", "name"], unique=True,
+        sqlite_where=_NOT_REMOVED, postgresql_where=_NOT_REMOVED,
+    )  # fmt: skip
 
 
 def _fires() -> None:
@@ -133,7 +139,8 @@ def _fires() -> None:
     op.create_index(
         "uq_promptmill_schedule_fires_schedule_id_at", "promptmill_schedule_fires", ["schedule_id", "at"], unique=True
     )
+    op.create_index("ix_promptmill_schedule_fires_batch_id", "promptmill_schedule_fires", ["batch_id"])
     op.create_index(
-        "ix_promptmill_schedule_fires_open", "promptmill_schedule_fires", ["schedule_id"],
+        "ix_promptmill_schedule_fires_open", "promptmill_schedule_fires", ["schedule_id", "at"],
         sqlite_where=_OPEN_FIRES, postgresql_where=_OPEN_FIRES,
     )  # fmt: skip
