@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from api.dialects.batch_control import control_of
 from api.dialects.batches import BatchFacts
 from api.state import House
+from promptmill import outlook
 from promptmill.errors import UsageError
 from promptmill.request import Defaults
-from promptmill.store import inputs, views
+from promptmill.store import inputs, pauses, views
 from promptmill.store.batches import BatchRow
 from promptmill.store.inputs import OWN_PURPOSE
 
@@ -17,7 +19,10 @@ async def facts_of(house: House, rows: Sequence[BatchRow]) -> list[BatchFacts]:
         return []
     files = await inputs.by_id(house.db, {row.file_id for row in rows})
     models = await inputs.only_models(house.db, {row.id for row in rows})
-    made = await views.of_batches(house.db, rows, now=house.clock())
+    now = house.clock()
+    made = await views.of_batches(house.db, rows, now=now)
+    paused = {(pause.what, pause.id): pause for pause in await pauses.listed(house.db)}
+    expected = await outlook.of_batches(house.db, house.settings, rows, now=now)
     told = []
     for row in rows:
         file = files.get(row.file_id)
@@ -31,6 +36,7 @@ async def facts_of(house: House, rows: Sequence[BatchRow]) -> list[BatchFacts]:
                 error_file_id=made.get((row.id, "errors")),
                 model=models.get(row.id),
                 path=_default_path(row),
+                control=control_of(row, paused, now, expected.get(row.id)),
             )
         )
     return told

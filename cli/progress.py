@@ -8,14 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal, Self
 
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from cli.foresight_view import seconds_left, short
+from promptmill.outlook import Outlook
+from promptmill.told import ForesightTold, foresight_told
 
 Mode = Literal["live", "plain", "json", "quiet"]
 
@@ -27,7 +32,10 @@ _RATE_WINDOW_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look at a run. Rates are per second; `seconds_left` is None while there is nothing to go by."""
+    """One look at a run. Rates are per second; `seconds_left` is None while there is nothing to go by.
+
+    What is to be expected is foresight's, so `status` and the HTTP API say the same of the batch.
+    """
 
     total: int
     done: int
@@ -39,6 +47,8 @@ class Snapshot:
     waiting_for: str
     seconds_left: float | None
     elapsed_seconds: float
+    left: str  # the same in words
+    foresight: ForesightTold | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +61,14 @@ class Reading:
     in_flight: int
     tokens: int
     waiting_for: str
+    #: The last one that was made, however long ago.
+    outlook: Outlook | None = None
+    #: Now, in the outlook's clock.
+    at: float = 0.0
 
 
 class Meter:
-    """Turns counts into rates and a guess at the time left."""
+    """Turns counts into rates."""
 
     def __init__(self, total: int, read: Callable[[], Reading], clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
@@ -72,11 +86,12 @@ class Meter:
         since, done, tokens = self._seen[0]
         span = now - since
         rate = (counts.done - done) / span if span > 0 else 0.0
-        left = self._total - counts.done
         return Snapshot(
             self._total, counts.done, counts.failed, counts.retried, counts.in_flight, rate,
             (counts.tokens - tokens) / span if span > 0 else 0.0, counts.waiting_for,
-            left / rate if rate > 0 else None, now - self._started,
+            None if counts.outlook is None else seconds_left(counts.outlook, now=counts.at), now - self._started,
+            "? left" if counts.outlook is None else short(counts.outlook, now=counts.at),
+            None if counts.outlook is None else foresight_told(counts.outlook),
         )  # fmt: skip
 
 
@@ -116,7 +131,7 @@ def line(s: Snapshot) -> str:
     ]  # fmt: skip
     if s.waiting_for:
         parts.append(s.waiting_for)
-    parts.append(f"{duration(s.seconds_left)} left")
+    parts.append(s.left)
     return ", ".join(parts)
 
 
@@ -128,7 +143,7 @@ def view(s: Snapshot, title: str) -> Group:
         ProgressBar(total=s.total or 1, completed=s.done, width=40),
         Text(f"{share:.0%}", style="bold"),
         Text(f"{s.done:,} of {s.total:,}"),
-        Text(f"{duration(s.seconds_left)} left", style="dim"),
+        Text(s.left, style="dim"),
     )
     counts = Text.assemble(
         ("✓ ", "green"), f"{s.done - s.failed:,} succeeded   ",
@@ -175,7 +190,7 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             await asyncio.sleep(_PLAIN_EVERY_SECONDS)
             snapshot = self._meter.snapshot()
             if self._mode == "json":
-                print(json.dumps({"event": "progress", **asdict(snapshot)}), flush=True)
+                print(json.dumps({"event": "progress", **msgspec.to_builtins(snapshot)}), flush=True)
             else:
                 print(line(snapshot), file=sys.stderr, flush=True)
 

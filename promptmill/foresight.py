@@ -9,12 +9,14 @@ by before the first answers.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 from typing import Final
 
 from promptmill.fairness import Contender, Tenant, class_of
+from promptmill.limits import Limits
+from promptmill.urgency import HOPELESS, SAFETY
 
 #: Two sides of an interval that holds nine times of ten, in standard deviations.
 _NINE_OF_TEN: Final = 1.645
@@ -30,8 +32,14 @@ _SHARPNESS: Final = 1.5
 _NOTHING: Final = 1e-9
 #: No estimate claims to know better than this.
 _LEAST_SPREAD: Final = 0.05
-#: Where nothing was seen yet: limits are seldom reached, so twice the time would not surprise.
+#: Where nothing was seen lately: limits are seldom reached, so twice the time would not surprise.
 _UNSEEN: Final = 2.0
+#: Tokens of an answer, before there was one: what workers reserve for it, too, where the request sets no max_tokens
+#: below it. Who thinks aloud takes far more.
+UNSEEN_ANSWER_TOKENS: Final = 256
+#: Prompts are estimated by their lengths: repetitive prose comes out too long, code and tables too short.
+_SHORTER_PROMPTS: Final = 0.8
+_LONGER_PROMPTS: Final = 1.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Standing:
     ahead: int = 0  # jobs that go before all of its own
     beside: int = 0  # jobs that share the lane with its own
     share: float = 1.0  # the part of the lane that it has while they last
+    #: Jobs that go before its own even when its deadline is at risk.
+    before_deadline: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +71,25 @@ class LaneWork:
     #: Jobs that the whole lane finished, one number for each `bucket_seconds`, the oldest first; the last bucket full.
     finished: Sequence[int] = ()
     bucket_seconds: float = 10.0
-    requests_per_minute: float | None = None
-    max_in_flight: int | None = None
+    is_rough: bool = False  # that was some time ago, and may not be so any more
+    limits: Limits = field(default_factory=Limits)  # of the lane
+    #: Jobs of the batch on other lanes for which the same limits hold.
+    beside_it: int = 0
+    caps: Sequence[Limits] = ()  # of the batch itself and of its tenant, whatever lanes its jobs are on
+    elsewhere: int = 0  # jobs of the batch on other lanes
+    tokens_each: float | None = None  # of a call, prompt and answer
     call_seconds: float | None = None  # how long a call takes on average
+    deadline_seconds: float | None = None  # so far off is the batch's deadline
+    idle_seconds: float = 0.0  # nothing starts before: the lane is paused, the batch's time has not come
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How long a lane needs, and what keeps it from being faster: a limit's name, for a cap with `batch_` before it, or
+    `pace`: that of the upstream."""
+
+    seconds: Interval
+    limited_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +103,8 @@ class Foresight:
 
 def time_left(work: Sequence[LaneWork], *, deadline: float | None, now: float) -> Foresight:
     """The lanes of a batch work beside each other, so it ends with the slowest of them."""
-    each = [_lane_seconds(one) for one in work if one.left > 0]
-    known = [seconds for seconds in each if seconds is not None]
+    each = [expected(one) for one in work if one.left > 0]
+    known = [one.seconds for one in each if one is not None]
     if len(known) < len(each):
         return Foresight(None)
     seconds = Interval(
@@ -93,17 +119,19 @@ def time_left(work: Sequence[LaneWork], *, deadline: float | None, now: float) -
 
 
 def standing(own: Contender, others: Sequence[Contender], tenants: Mapping[int, Tenant] | None = None) -> Standing:
-    """Where a batch stands among the others of its lane, by the rules of `fairness` without deadlines and caps.
+    """Where a batch stands among the others of its lane, by the rules of `fairness` without caps.
 
     `ready` of the others is what they have left; where it is not known they are taken for as long as the own batch.
     """
     tenants, rank = tenants or {}, class_of(own.priority)
-    ahead, beside = 0, 0
+    ahead, beside, before_deadline = 0, 0, 0
     rivals: dict[int, float] = {own.tenant_id: tenants.get(own.tenant_id, Tenant()).weight}
     siblings = own.weight
     for other in others:
         count = (own.ready or 0) if other.ready is None else other.ready
         first = class_of(other.priority) > rank
+        if first or (class_of(other.priority) == rank and _is_due_before(other, own)):
+            before_deadline += count
         if other.tenant_id == own.tenant_id:
             first = first or other.priority > own.priority
         if first:
@@ -112,42 +140,98 @@ def standing(own: Contender, others: Sequence[Contender], tenants: Mapping[int, 
             beside += count
             rivals[other.tenant_id] = tenants.get(other.tenant_id, Tenant()).weight
             siblings += other.weight if other.tenant_id == own.tenant_id else 0.0
-    return Standing(ahead, beside, rivals[own.tenant_id] / sum(rivals.values()) * own.weight / siblings)
+    share = rivals[own.tenant_id] / sum(rivals.values()) * own.weight / siblings
+    return Standing(ahead, beside, share, before_deadline)
 
 
-def ceiling(work: LaneWork) -> float | None:
-    """Jobs a second that the lane's limits allow; None where nothing limits it, or not known how."""
-    limits = []
-    if work.requests_per_minute:
-        limits.append(work.requests_per_minute / 60)
-    if work.max_in_flight and work.call_seconds:
-        limits.append(work.max_in_flight / work.call_seconds)
-    return min(limits, default=None)
+def _is_due_before(other: Contender, own: Contender) -> bool:
+    return other.deadline is not None and own.deadline is not None and other.deadline < own.deadline
 
 
-def _lane_seconds(work: LaneWork) -> Interval | None:
+def ceiling(
+    limits: Limits, *, tokens_each: float | None = None, call_seconds: float | None = None
+) -> tuple[float, str] | None:
+    """(jobs a second, the limit's name) that limits allow; None where nothing limits it, or it is not known how."""
+    paces = []
+    if limits.requests_per_minute:
+        paces.append((limits.requests_per_minute / 60, "requests_per_minute"))
+    if limits.tokens_per_minute and tokens_each:
+        paces.append((limits.tokens_per_minute / tokens_each / 60, "tokens_per_minute"))
+    if limits.max_in_flight and call_seconds:
+        paces.append((limits.max_in_flight / call_seconds, "max_in_flight"))
+    return min(paces, default=None)
+
+
+def expected(work: LaneWork) -> Expected | None:
+    """How long one lane needs; None while nothing is known."""
     place = work.standing
     jobs = place.ahead + min(work.left / place.share, work.left + place.beside)
-    most = ceiling(work)
-    floor = 0.0 if most is None else jobs / most
+    found = _by_pace_and_limits(work, jobs)
+    if found is None or work.deadline_seconds is None or found.seconds.likely <= work.deadline_seconds:
+        return found
+    alone = _by_pace_and_limits(work, place.before_deadline + work.left)
+    return found if alone is None else _hastened(found, alone, work.deadline_seconds)
+
+
+def _hastened(shared: Expected, alone: Expected, left: float) -> Expected:
+    """The same when the batch goes first from the moment on at which its deadline is at risk (`urgency`): when its work
+    takes more than 1 / SAFETY of the time that is left. Beyond help it goes on sharing."""
+    work = alone.seconds.likely
+    if left <= 0 or work > HOPELESS * left:
+        return shared
+    share, total = work / shared.seconds.likely, work
+    if work * SAFETY < left:  # until then it shares
+        total += (1 - share) * (left / SAFETY - work) / (1 / SAFETY - share)
+    part = total / shared.seconds.likely
+    if part >= 1:
+        return shared
+    found = shared.seconds
+    return Expected(Interval(found.low * part, found.likely * part, found.high * part), alone.limited_by)
+
+
+def _by_pace_and_limits(work: LaneWork, jobs: float) -> Expected | None:
+    """How long the lane needs for so many jobs, ours the last of them."""
+    floor, limited_by = _floor(work, jobs)
     if not sum(work.finished):
-        return None if most is None else _with_the_last_call(Interval(floor, floor, _UNSEEN * floor), work)
+        if limited_by is None:
+            return None
+        return Expected(_framed(Interval(floor, floor, _UNSEEN * floor), work), limited_by)
+    told = _foretold(work, jobs)
+    slowest = limited_by if limited_by is not None and floor >= told.likely else "pace"
+    bounded = Interval(max(told.low, floor), max(told.likely, floor), max(told.high, floor))
+    return Expected(_framed(bounded, work), slowest)
+
+
+def _floor(work: LaneWork, jobs: float) -> tuple[float, str | None]:
+    """(seconds that the limits make of it at least, the name of the one that does)."""
+    floors: list[tuple[float, str | None]] = [(0.0, None)]
+    facts = {"tokens_each": work.tokens_each, "call_seconds": work.call_seconds}
+    if (most := ceiling(work.limits, **facts)) is not None:
+        floors.append(((jobs + work.beside_it) / most[0], most[1]))
+    own = work.left + work.elsewhere
+    caps = (ceiling(cap, **facts) for cap in work.caps)
+    floors += [(own / most[0], f"batch_{most[1]}") for most in caps if most is not None]
+    return max(floors, key=lambda one: one[0])
+
+
+def _foretold(work: LaneWork, jobs: float) -> Interval:
+    """What the pace so far makes of so many jobs."""
     pieces = _pieces(work.finished, work.bucket_seconds)
     step = len(work.finished) * work.bucket_seconds / len(pieces)
     stories = [(story.belief, *_told(story, pieces, step, jobs)) for story in _stories(pieces)]
     beliefs = sum(belief for belief, _, _ in stories)
     middle = sum(belief * log_seconds for belief, log_seconds, _ in stories) / beliefs
     variance = sum(b * (error**2 + (log_seconds - middle) ** 2) for b, log_seconds, error in stories) / beliefs
-    spread, likely = math.exp(max(_LEAST_SPREAD, _NINE_OF_TEN * math.sqrt(variance))), math.exp(middle)
-    return _with_the_last_call(
-        Interval(max(likely / spread, floor), max(likely, floor), max(likely * spread, floor)), work
-    )
+    least = math.log(_UNSEEN) if work.is_rough else _LEAST_SPREAD
+    spread, likely = math.exp(max(least, _NINE_OF_TEN * math.sqrt(variance))), math.exp(middle)
+    return Interval(likely / spread, likely, likely * spread)
 
 
-def _with_the_last_call(seconds: Interval, work: LaneWork) -> Interval:
-    """However fast the lane is, the last call takes its time, of which half is over on average."""
-    last = work.call_seconds or 0.0
-    return Interval(seconds.low, max(seconds.likely, last / 2), max(seconds.high, last))
+def _framed(seconds: Interval, work: LaneWork) -> Interval:
+    """However fast the lane is, the last call takes its time, of which half is over on average; and before all of it
+    nothing may be done for a while."""
+    last, idle = work.call_seconds or 0.0, work.idle_seconds
+    return Interval(idle + seconds.low, idle + max(seconds.likely, last / 2), idle + max(seconds.high, last))
 
 
 def _pieces(counts: Sequence[int], bucket_seconds: float) -> list[float]:
@@ -240,6 +324,21 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Jobs that are not finished, and what they bring: `prompt_tokens` are estimates."""
+
+    jobs: int = 0
+    prompt_tokens: int = 0
+    max_tokens: int = 0  # of those that bound their answers, in sum
+    unbounded: int = 0  # those that do not
+
+    @property
+    def most_each(self) -> float | None:
+        """The mean of the bounds of their answers; None where not all have one."""
+        return self.max_tokens / self.jobs if self.jobs and not self.unbounded else None
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """Of a million tokens, in whatever currency."""
 
@@ -260,6 +359,11 @@ def tokens_to_come(jobs: int, seen: Seen | None, *, guess: float = 0.0, most: fl
     likely = min(jobs * seen.mean, ceiling_)
     off = max(_NINE_OF_TEN * deviation, _LEAST_SPREAD * likely / math.sqrt(seen.jobs))
     return Interval(max(0.0, likely - off), likely, min(likely + off, ceiling_))
+
+
+def prompts_to_come(estimate: float) -> Interval:
+    """Tokens that prompts will be counted as whose lengths alone are known (see `kinds.tokens`)."""
+    return Interval(estimate * _SHORTER_PROMPTS, estimate, estimate * _LONGER_PROMPTS)
 
 
 def cost(prompt: Interval, completion: Interval, price: Price) -> Interval:

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from promptmill.errors import SettingsError
+from promptmill.foresight import Price
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ DEFAULT_UPSTREAM_URL: Final = "https://api.together.xyz/v1"
 DEFAULT_DATABASE: Final = "promptmill.sqlite3"
 #: Where a key is looked for, in this order. Keys of our own API have another name, so the two cannot be confused.
 KEY_VARIABLES: Final = ("PROMPTMILL_UPSTREAM_KEY", "TOGETHER_API_KEY", "OPENAI_API_KEY")
+_ANY: Final = ("*",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,25 @@ class UpstreamConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceConfig:
+    """What the tokens of some models cost, by the million, in the currency of `Settings`."""
+
+    #: Globs; the first price with a match holds.
+    models: tuple[str, ...]
+    prompt: float
+    completion: float
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise SettingsError('a price names no model; a price of all models has models = ["*"]')
+        for name in ("prompt", "completion"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(
+                    f"price of {', '.join(self.models)}: {name} must be 0 or more, not {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set, with its default and the reason for it."""
 
@@ -93,6 +114,10 @@ class Settings:
     #: After so long without an answer the gateway begins one: status 200 and blanks, which keeps clients with short
     #: time-outs waiting and spends the status. None: it stays silent until it knows the status.
     hold_open_after_seconds: float | None = None
+    #: What tokens cost: for estimates and for budgets in money.
+    prices: tuple[PriceConfig, ...] = ()
+    #: Of all prices. It is only shown.
+    currency: str = "USD"
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -102,15 +127,26 @@ class Settings:
         for name in ("max_file_bytes", "max_request_bytes", "max_upload_line_bytes", "max_open_requests"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.currency.strip() or not self.currency.isprintable():
+            raise SettingsError(f"currency must be a name like USD, not {self.currency!r}")
         names = [upstream.name for upstream in self.upstreams]
         if len(set(names)) < len(names):
             raise SettingsError(f"two upstreams have the same name: {sorted(names)}")
 
     def upstream_for(self, model: str) -> UpstreamConfig | None:
         """The upstream that serves this model: the first one with a pattern that fits; a bare "*" comes last."""
-        named = [u for u in self.upstreams if u.models != ("*",)]
-        default = [u for u in self.upstreams if u.models == ("*",)]
+        named = [u for u in self.upstreams if u.models != _ANY]
+        default = [u for u in self.upstreams if u.models == _ANY]
         return next((u for u in (*named, *default) if u.serves(model)), None)
+
+    def price_for(self, model: str) -> Price | None:
+        """What a million of this model's tokens cost: the first price with a pattern that fits; a bare "*" comes last.
+        None: nobody said."""
+        in_order = sorted(self.prices, key=lambda price: price.models == _ANY)
+        for price in in_order:
+            if any(fnmatchcase(model, pattern) for pattern in price.models):
+                return Price(price.prompt, price.completion)
+        return None
 
 
 def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
@@ -184,7 +220,7 @@ def _number(environ: Mapping[str, str], name: str, *, whole: bool = False) -> An
 
 
 class _FileTop(TypedDict, total=False):
-    """What a file may set beside its upstreams."""
+    """What a file may set beside its upstreams and prices."""
 
     max_attempts: int
     max_bytes_in_flight: int
@@ -196,6 +232,7 @@ class _FileTop(TypedDict, total=False):
     max_open_requests: int
     mixed_batches: bool
     hold_open_after_seconds: float
+    currency: str
 
 
 _FILE_TOP: Final = frozenset(_FileTop.__annotations__)
@@ -211,17 +248,32 @@ def _from_file(environ: Mapping[str, str]) -> tuple[tuple[UpstreamConfig, ...], 
         raise SettingsError(f"PROMPTMILL_CONFIG: cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"PROMPTMILL_CONFIG: {path}: {error}") from error
-    blocks = table.pop("upstream", [])
+    upstreams = tuple(_upstream(where, block, environ) for where, block in _blocks(path, table, "upstream"))
+    prices = tuple(_price(where, block) for where, block in _blocks(path, table, "price"))
     if unknown := sorted(table.keys() - _FILE_TOP):
-        raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known: upstream, {', '.join(sorted(_FILE_TOP))}")
+        known = ", ".join(("upstream", "price", *sorted(_FILE_TOP)))
+        raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known: {known}")
+    return upstreams, {**_typed(path, table, _FileTop), "prices": prices}
+
+
+def _blocks(path: str, table: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """(where it stands, the block) for each [[name]] of the file, taken out of the table."""
+    blocks = table.pop(name, [])
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-        raise SettingsError(f"{path}: upstreams are written as [[upstream]] blocks")
-    upstreams = tuple(_from_block(path, number, block, environ) for number, block in enumerate(blocks, start=1))
-    return upstreams, dict(_typed(path, table, _FileTop))
+        raise SettingsError(f"{path}: {name}s are written as [[{name}]] blocks")
+    return [(f"{path}: [[{name}]] number {number}", block) for number, block in enumerate(blocks, start=1)]
 
 
-def _from_block(path: str, number: int, block: dict[str, Any], environ: Mapping[str, str]) -> UpstreamConfig:
-    where = f"{path}: [[upstream]] number {number}"
+def _price(where: str, block: dict[str, Any]) -> PriceConfig:
+    wanted = [each.name for each in fields(PriceConfig)]
+    if unknown := sorted(block.keys() - set(wanted)):
+        raise SettingsError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(wanted)}")
+    if missing := [name for name in wanted if name not in block]:
+        raise SettingsError(f"{where}: {missing[0]} is missing")
+    return _typed(where, block, PriceConfig)
+
+
+def _upstream(where: str, block: dict[str, Any], environ: Mapping[str, str]) -> UpstreamConfig:
     values = dict(block)
     key_env = values.pop("key_env", None)
     allowed = {f.name for f in fields(UpstreamConfig)} - {"key", "key_source"}

@@ -45,7 +45,8 @@ class Kind:
     """One kind of endpoint: a constant, compared by identity.
 
     `paths` begin with /v1, the canonical one first. `sends` is how the body travels. `text_field` is the field of the
-    body that a plain text line fills, or None where one text is not enough; chat has messages instead.
+    body that a plain text line fills, or None where one text is not enough; chat has messages instead. Of a kind that
+    does not answer in tokens only the prompt is paid by the token.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Kind:
     answer: msgspec.json.Decoder[Any] | None
     sends: Literal["json", "multipart"] = "json"
     text_field: str | None = None
+    answers_in_tokens: bool = False
 
     @property
     def path(self) -> str:
@@ -107,6 +109,7 @@ _TABLE = (
         ("/v1/chat/completions",),
         msgspec.json.Decoder(bodies.ChatBody),
         msgspec.json.Decoder(answers.ChatAnswer),
+        answers_in_tokens=True,
     ),
     Kind(
         "completions",
@@ -114,6 +117,7 @@ _TABLE = (
         msgspec.json.Decoder(bodies.CompletionsBody),
         msgspec.json.Decoder(answers.CompletionsAnswer),
         text_field="prompt",
+        answers_in_tokens=True,
     ),
     Kind(
         "embeddings",

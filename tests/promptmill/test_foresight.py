@@ -17,11 +17,14 @@ from promptmill.foresight import (
     Standing,
     ceiling,
     cost,
+    expected,
     standing,
     time_left,
     tokens_to_come,
 )
+from promptmill.limits import Limits
 from promptmill.priority import BACKGROUND, HIGH
+from promptmill.urgency import SAFETY
 
 JOBS, BUCKET, TIMES = 30_000, 5.0, 5
 
@@ -111,13 +114,20 @@ CASES = [
     ("a queue ahead", [LaneWork(left=500, standing=Standing(ahead=250), **STEADY)], 150.0),
     ("half the lane", [LaneWork(left=500, standing=Standing(beside=9_999, share=0.5), **STEADY)], 200.0),
     ("half the lane, until the other is done", [LaneWork(left=500, standing=Standing(0, 100, 0.5), **STEADY)], 120.0),
-    ("by its limits, before the first answer", [LaneWork(left=600, requests_per_minute=60)], 600.0),
-    ("by its places", [LaneWork(left=600, max_in_flight=10, call_seconds=20.0)], 1_200.0),
+    ("by its limits, before the first answer", [LaneWork(left=600, limits=Limits(60))], 600.0),
+    ("by its places", [LaneWork(left=600, limits=Limits(max_in_flight=10), call_seconds=20.0)], 1_200.0),
     ("by the tighter of them",
-     [LaneWork(left=600, max_in_flight=10, call_seconds=1.0, requests_per_minute=60)], 600.0),
-    ("never faster than its limits", [LaneWork(left=600, requests_per_minute=60, **STEADY)], 600.0),
-    ("silence, and a limit", [LaneWork(left=60, finished=(0,) * 9, requests_per_minute=60)], 60.0),
+     [LaneWork(left=600, limits=Limits(60, max_in_flight=10), call_seconds=1.0)], 600.0),
+    ("never faster than its limits", [LaneWork(left=600, limits=Limits(60), **STEADY)], 600.0),
+    ("silence, and a limit", [LaneWork(left=60, finished=(0,) * 9, limits=Limits(60))], 60.0),
     ("silence", [LaneWork(left=60, finished=(0,) * 9)], None),
+    ("by its tokens", [LaneWork(left=600, limits=Limits(600, 6_000), tokens_each=100.0)], 600.0),
+    ("limits that hold for its other lanes too",
+     [LaneWork(left=500, limits=Limits(60), beside_it=100), LaneWork(left=100, limits=Limits(60), beside_it=500)],
+     600.0),
+    ("its own cap, below the lane's pace", [LaneWork(left=500, caps=[Limits(60)], elsewhere=100, **STEADY)], 600.0),
+    ("its own cap, where nothing else is known", [LaneWork(left=600, caps=[Limits(), Limits(60)])], 600.0),
+    ("nothing starts for a minute", [LaneWork(left=500, idle_seconds=60.0, **STEADY)], 160.0),
     ("the last call takes its time", [LaneWork(left=1, call_seconds=600.0, **STEADY)], 300.0),
 ]  # fmt: skip
 
@@ -126,6 +136,29 @@ CASES = [
 def test_cases(work, expected):
     seconds = time_left(work, deadline=None, now=0.0).seconds
     assert (seconds and seconds.likely) == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("work", "limited_by"),
+    [
+        (LaneWork(left=5), None),
+        (LaneWork(left=5, **STEADY), "pace"),
+        (LaneWork(left=5, limits=Limits(60), **STEADY), "requests_per_minute"),
+        (LaneWork(left=5, limits=Limits(6_000), **STEADY), "pace"),
+        (LaneWork(left=5, limits=Limits(6_000, 60), tokens_each=10.0), "tokens_per_minute"),
+        (LaneWork(left=5, limits=Limits(6_000, max_in_flight=1), call_seconds=9.0), "max_in_flight"),
+        (LaneWork(left=5, limits=Limits(6_000), caps=[Limits(60)], **STEADY), "batch_requests_per_minute"),
+    ],
+)
+def test_what_keeps_it_from_being_faster(work, limited_by):
+    found = expected(work)
+    assert (found and found.limited_by) == limited_by
+
+
+def test_what_was_seen_some_time_ago_is_told_less_surely():
+    now, then = (expected(LaneWork(left=500, is_rough=rough, **STEADY)).seconds for rough in (False, True))
+    assert then.likely == now.likely == pytest.approx(100.0)
+    assert (then.low, then.high) == pytest.approx((50.0, 200.0))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +177,7 @@ def test_nothing_is_promised_while_nothing_is_known():
 OWN = Contender(1, ready=100)
 STANDINGS = [
     ("alone", [], Standing(0, 0, 1.0)),
-    ("a higher class", [Contender(2, HIGH, tenant_id=2, ready=50)], Standing(50, 0, 1.0)),
+    ("a higher class", [Contender(2, HIGH, tenant_id=2, ready=50)], Standing(50, 0, 1.0, 50)),
     ("a lower class", [Contender(2, BACKGROUND, ready=50)], Standing(0, 0, 1.0)),
     ("a higher integer of its tenant", [Contender(2, 5, ready=50)], Standing(50, 0, 1.0)),
     ("a lower integer of its tenant", [Contender(2, -5, ready=50)], Standing(0, 0, 1.0)),
@@ -161,20 +194,61 @@ STANDINGS = [
 ]
 
 
+def test_who_goes_before_a_deadline_at_risk():
+    own = Contender(1, ready=100, deadline=500.0)
+    others = [
+        Contender(2, HIGH, ready=1),
+        Contender(3, ready=20, deadline=400.0),
+        Contender(4, ready=300, deadline=600.0),
+        Contender(5, 9, ready=4_000),
+        Contender(6, BACKGROUND, ready=50_000, deadline=1.0),
+    ]
+    assert standing(own, others).before_deadline == 21
+    assert standing(OWN, others).before_deadline == 1
+
+
+SHARING = Standing(0, 99_999, 0.1)  # alone it needs 100 s, sharing 1,000
+
+
+@pytest.mark.parametrize(
+    ("deadline_seconds", "place", "seconds"),
+    [
+        (None, SHARING, 1_000.0),
+        (1_100.0, SHARING, 1_000.0),  # in no hurry
+        (150.0, SHARING, 100.0),  # goes first at once
+        (60.0, SHARING, 100.0),  # it is too late, and it goes first
+        (40.0, SHARING, 1_000.0),  # beyond help
+        (-1.0, SHARING, 1_000.0),
+        (300.0, Standing(0, 99_999, 0.1, 500), 200.0),  # others are due before
+    ],
+)
+def test_a_deadline_at_risk_lets_the_batch_go_first(deadline_seconds, place, seconds):
+    work = LaneWork(left=500, standing=place, deadline_seconds=deadline_seconds, **STEADY)
+    assert expected(work).seconds.likely == pytest.approx(seconds)
+
+
+def test_until_its_deadline_is_at_risk_a_batch_shares():
+    left = 100 * SAFETY * 1.5
+    work = LaneWork(left=500, standing=SHARING, deadline_seconds=left, **STEADY)
+    seconds = expected(work).seconds.likely
+    shares = (seconds - 100) / 0.9  # a tenth of its work is done in these
+    assert shares > 0
+    assert (100 - 0.1 * shares) * SAFETY == pytest.approx(left - shares)  # at that moment it is at risk
+
+
 @pytest.mark.parametrize(("others", "expected"), [c[1:] for c in STANDINGS], ids=[c[0] for c in STANDINGS])
 def test_standing(others, expected):
     assert standing(OWN, others, {3: Tenant(weight=3.0)}) == expected
 
 
 def test_without_limits_there_is_no_ceiling():
-    assert ceiling(LaneWork(left=1, max_in_flight=5)) is None
+    assert ceiling(Limits(max_in_flight=5)) is None
+    assert ceiling(Limits(tokens_per_minute=5)) is None
 
 
 @given(st.integers(1, 10**6), st.lists(st.integers(0, 500), max_size=60), st.none() | st.floats(0.1, 1e5))
 def test_an_interval_is_one_whatever_was_seen(left, finished, rpm):
-    seconds = time_left(
-        [LaneWork(left=left, finished=finished, requests_per_minute=rpm)], deadline=9.0, now=0.0
-    ).seconds
+    seconds = time_left([LaneWork(left=left, finished=finished, limits=Limits(rpm))], deadline=9.0, now=0.0).seconds
     if seconds is not None:
         assert 0 <= seconds.low <= seconds.likely <= seconds.high < math.inf
 

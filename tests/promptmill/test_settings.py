@@ -3,6 +3,7 @@
 import pytest
 
 from promptmill.errors import SettingsError
+from promptmill.foresight import Price
 from promptmill.settings import DEFAULT_UPSTREAM_URL, Settings, UpstreamConfig, load
 
 TOML = """
@@ -197,3 +198,49 @@ def test_a_file_that_is_not_there():
 
 def test_the_key_is_not_in_what_is_printed():
     assert "sk-secret" not in repr(load({"PROMPTMILL_UPSTREAM_KEY": "sk-secret"}))
+
+
+PRICES = """
+currency = "EUR"
+
+[[price]]
+models = ["*"]
+prompt = 1
+completion = 3
+
+[[price]]
+models = ["MiniMaxAI/*", "big/*"]
+prompt = 0.55
+completion = 2.20
+"""
+
+
+def test_prices_of_models_the_default_last(configured):
+    settings = load(configured(PRICES))
+    assert settings.currency == "EUR"
+    assert settings.price_for("MiniMaxAI/MiniMax-M1-40k") == Price(0.55, 2.20)
+    assert settings.price_for("another/one") == Price(1.0, 3.0)
+    without_default = load(configured(PRICES.replace('["*"]', '["small/*"]')))
+    assert without_default.price_for("another/one") is None
+    assert (load({}).price_for("any"), load({}).currency) == (None, "USD")
+    # An upstream of the command line takes the place of the file's; prices are the model's and stay.
+    assert load(configured(PRICES + TOML.partition("3")[2]), base_url="http://x/v1").price_for("big/1") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[price]\nprompt = 1", r"prices are written as \[\[price\]\] blocks"),
+        ('[[price]]\nmodels = ["a"]\nprompt = 1', r"\[\[price\]\] number 1: completion is missing"),
+        ('[[price]]\nmodels = ["a"]\nprompt = 1\ncompletion = 1\nper = 1', "number 1: unknown setting 'per'; known: m"),
+        ('[[price]]\nmodels = "a"\nprompt = 1\ncompletion = 1', "number 1: models has the wrong type"),
+        ('[[price]]\nmodels = ["a"]\nprompt = "1"\ncompletion = 1', "number 1: prompt has the wrong type"),
+        ('[[price]]\nmodels = ["a", "b"]\nprompt = 1\ncompletion = -1', "price of a, b: completion must be 0 or more"),
+        ('[[price]]\nmodels = ["a"]\nprompt = inf\ncompletion = 1', "price of a: prompt must be 0 or more, not inf"),
+        ("[[price]]\nmodels = []\nprompt = 1\ncompletion = 1", "a price names no model"),
+        ('currency = ""', "currency must be a name like USD"),
+    ],
+)
+def test_prices_that_cannot_be(configured, text, words):
+    with pytest.raises(SettingsError, match=words):
+        load(configured(text))
