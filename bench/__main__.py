@@ -14,7 +14,7 @@ from bench import mill
 from bench.context import Bench
 from bench.measure import BenchError, Neighbours, end_cleanly, machine, raise_file_limit
 from bench.report import Section, show
-from bench.scenarios import cluster, http, intake, latency, limits, throughput
+from bench.scenarios import cluster, control, http, intake, latency, limits, throughput
 
 SCENARIOS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "throughput": (throughput.TITLE, throughput.scenario),
@@ -23,6 +23,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "intake": (intake.TITLE, intake.scenario),
     "cluster": (cluster.TITLE, cluster.scenario),
     "http": (http.TITLE, http.scenario),
+    "control": (control.TITLE, control.scenario),
 }
 
 

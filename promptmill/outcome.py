@@ -45,6 +45,7 @@ class Reason(StrEnum):
     BAD_REQUEST = "bad_request"  # the job cannot be turned into a request (its file is gone, …)
     STOPPED = "stopped"  # a shutdown or a halted lane; the attempt is given back
     NOT_RECORDED = "not_recorded"  # answered, but the database refuses this answer
+    BATCH_CANCELLED = "batch_cancelled"  # somebody cancelled its batch, and had the calls under way aborted
     WORKER_LOST = "worker_lost"  # the worker died with the call out: whether it was answered is not known
 
 

@@ -37,6 +37,7 @@ class BatchContext:
     max_attempts: int
     file_id: int
     priority: int
+    tenant_id: int
 
     @property
     def interactive(self) -> bool:
@@ -57,12 +58,13 @@ class BatchContexts:
         if not missing:
             return
         statement = sa.select(
-            batches.c.id, batches.c.defaults, batches.c.max_attempts, batches.c.file_id, batches.c.priority
-        )
+            batches.c.id, batches.c.defaults, batches.c.max_attempts, batches.c.file_id, batches.c.priority,
+            batches.c.tenant_id,
+        )  # fmt: skip
         async with self._db.read() as connection:
             rows = await connection.execute(statement.where(self._db.any_of(batches.c.id, missing)))
-            for batch_id, defaults, max_attempts, file_id, priority in rows:
-                self._known[batch_id] = BatchContext(Defaults.from_json(defaults), max_attempts, file_id, priority)
+            for batch_id, defaults, *more in rows:
+                self._known[batch_id] = BatchContext(Defaults.from_json(defaults), *more)
 
     def __getitem__(self, batch_id: int) -> BatchContext:
         """The context of a batch that was loaded."""

@@ -11,7 +11,9 @@ from promptmill.outcome import LANE_FAULTS, Answer, Failure, Outcome, Reason
 from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
+from worker.caps import Caps
 from worker.lane import Lane, Lanes
+from worker.limits import Limiter
 from worker.probe import KEY_FAULTS, Verdict
 from worker.recorder import is_database_away
 from worker.retry import Finish, RetryPolicy, decide
@@ -30,6 +32,7 @@ class Call:
     task: "asyncio.Task[None] | None" = None
     released: bool = False  # its place in its lane is free
     settled: bool = False  # it has its ending; the probes may go on learning from it
+    aborted: bool = False  # somebody cancelled its batch, and wanted no more of it
 
 
 @dataclass(slots=True)
@@ -59,15 +62,21 @@ class Counts:
                 self.waits += 1
 
 
+def _batch_cancelled() -> Failure:
+    return Failure(Reason.BATCH_CANCELLED, "The batch was cancelled.")
+
+
 class Calls:
     """Starts calls and says what becomes of them."""
 
     def __init__(
-        self, desk: Desk, contexts: BatchContexts, lanes: Lanes, *, record: Callable[[Ending], None],
-        changed: Callable[[], None], clock: Callable[[], float], rng: Callable[[], float],
+        self, desk: Desk, contexts: BatchContexts, lanes: Lanes, limiter: Limiter, *,
+        record: Callable[[Ending], None], changed: Callable[[], None], clock: Callable[[], float],
+        rng: Callable[[], float],
     ) -> None:  # fmt: skip
         self.counts = Counts()
         self.of_batch: Counter[tuple[int, int]] = Counter()  # (lane id, batch id) → in flight
+        self.caps = Caps(limiter, clock=clock, places=self.places)
         self._desk = desk
         self._contexts = contexts
         self._lanes = lanes
@@ -81,6 +90,19 @@ class Calls:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    def places(self, batch_id: int) -> int:
+        """Calls of the batch that are in flight here, or not written yet."""
+        both = (self._under_way, self._unwritten.values())
+        return sum(call.job.batch_id == batch_id for calls in both for call in calls)
+
+    def of_tenants(self, lane_id: int) -> Counter[int]:
+        """Tenant id → its calls in flight on the lane."""
+        found: Counter[int] = Counter()
+        for (lane, batch_id), count in self.of_batch.items():
+            if lane == lane_id:
+                found[self._contexts[batch_id].tenant_id] += count
+        return found
+
     def start(self, lane: Lane, job: Claimed, *, granted_tokens: float) -> None:
         """Send a claimed job, with the permit that was taken for it."""
         reserved = lane.learned.reserve(job.tokens, job.max_tokens)
@@ -88,6 +110,8 @@ class Calls:
         call = Call(job, lane, reserved)
         self._under_way.add(call)
         self.of_batch[lane.id, job.batch_id] += 1
+        if self.caps.in_use:
+            self.caps.used(job.batch_id, reserved - granted_tokens)
         self.counts.in_flight += 1
         self.counts.bytes_in_flight += job.body_bytes
         call.task = asyncio.create_task(self._run(call))
@@ -103,6 +127,17 @@ class Calls:
         """Abort every call; the jobs are given back."""
         for call in self._under_way:
             if call.task is not None:
+                call.task.cancel()
+
+    def abort(self, batch_ids: Collection[int]) -> None:
+        """End the calls of batches that are cancelled: their connections are closed, their jobs are cancelled."""
+        held = [call for lane in self._lanes for probe in (lane.key, lane.model) for call, _ in probe.held]
+        for call in held:
+            if call.job.batch_id in batch_ids:
+                self._end(call, State.CANCELLED, _batch_cancelled(), call.job.attempts)
+        for call in self._under_way:
+            if call.job.batch_id in batch_ids and call.task is not None and not call.aborted:
+                call.aborted = True
                 call.task.cancel()
 
     async def _run(self, call: Call) -> None:
@@ -129,12 +164,18 @@ class Calls:
         lane, job = call.lane, call.job
         self._under_way.discard(call)
         self.of_batch[lane.id, job.batch_id] -= 1
+        if not self.of_batch[lane.id, job.batch_id]:
+            del self.of_batch[lane.id, job.batch_id]  # batches come and go
         self.counts.in_flight -= 1
         self.counts.bytes_in_flight -= job.body_bytes
         known = lane.model.proven
-        lane.ended(
+        error = lane.ended(
             outcome, started_at=call.started_at, reserved_tokens=call.reserved_tokens, now=self._clock(), rng=self._rng
         )
+        if self.caps.in_use:
+            self.caps.used(job.batch_id, error)
+        if call.aborted and not isinstance(outcome, Answer):
+            self._end(call, State.CANCELLED, _batch_cancelled(), job.attempts)
         if self._is_waited_for(call) and isinstance(outcome, Failure) and outcome.reason in LANE_FAULTS:
             self._end(call, State.FAILED, outcome, job.attempts + 1)  # who holds the line is told now
         self._ask_key(lane, lane.key.verdict(call, outcome))
@@ -142,8 +183,13 @@ class Calls:
             self._lanes.opened(lane)
         if (job.job_id, job.epoch) not in self._unwritten:  # it is held: that may take as long as the others do
             call.released = True
-            lane.released()
+            self._release(call)
         self._changed()
+
+    def _release(self, call: Call) -> None:
+        call.lane.released()
+        if self.caps.in_use:
+            self.caps.released(call.job.batch_id)
 
     def written(self, endings: Iterable[Ending]) -> None:
         """These are in the database."""
@@ -151,7 +197,7 @@ class Calls:
         for ending in endings:
             call = self._unwritten.pop((ending.job.job_id, ending.job.epoch), None)
             if call is not None:
-                call.lane.released()
+                self._release(call)
 
     def _ask_key(self, lane: Lane, verdict: "Verdict[Call]") -> None:
         """What the upstream's key probe says; what is not about the key goes on to the lane's model probe."""

@@ -10,28 +10,27 @@ with its work. The embedded mode and Celery run this same coroutine.
 import asyncio
 import logging
 import random
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.fairness import Contender, Scarce, Served, shares
 from promptmill.hints import Hints, LocalHints
 from promptmill.outcome import Failure
 from promptmill.settings import Settings
-from promptmill.store import batches, claims, workers
-from promptmill.store.batches import Active
+from promptmill.store import workers
 from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
 from worker.calls import Calls, Counts
+from worker.claiming import Claiming
+from worker.fires import firing
 from worker.herald import Herald
-from worker.lane import Lane, Lanes
-from worker.limits import Grant, Limiter
+from worker.lane import HELD_BY_CAPS, PAUSED_BY_HAND, Lane, Lanes
+from worker.limits import Limiter
 from worker.probe import HANDFUL
 from worker.recorder import Recorder, is_database_away, words_for
 from worker.upkeep import Upkeep
@@ -40,6 +39,9 @@ log = logging.getLogger("promptmill.worker")
 
 #: Without a hint, new work is noticed after this long.
 POLL_SECONDS: Final = 1.0
+#: Orders (a pause, a cancelled batch, another priority or cap) are noticed after this long, while there is anything
+#: that they may be about.
+LOOK_SECONDS: Final = 0.5
 #: While the database is away it is looked for this often.
 AWAY_SECONDS: Final = 0.5
 #: One claim takes at most this many jobs: enough to be cheap, few enough to be quick.
@@ -94,12 +96,13 @@ class Drain:
         self._contexts = BatchContexts(db)
         self._upkeep = Upkeep(db, clock=clock, owner=terms.worker_name)
         self._calls = Calls(
-            desk, self._contexts, self.lanes, record=self._record, changed=self._something_ended, clock=clock, rng=rng
-        )
-        self._herald = Herald(hints or LocalHints())
+            desk, self._contexts, self.lanes, limiter, record=self._record, changed=self._something_ended, clock=clock,
+            rng=rng,
+        )  # fmt: skip
+        self._claiming = Claiming(db, settings, self._calls, clock=clock)
+        self._hints = hints or LocalHints()
+        self._herald = Herald(self._hints)
         self._wake = asyncio.Event()
-        self._active: dict[int, list[Active]] = {}  # lane id → batches with ready jobs on it
-        self._served: defaultdict[int, Served] = defaultdict(Served)  # lane id → what its last permits went to
         self._looked_at = float("-inf")
         self._round_number = 0
         self._worker_id = 0
@@ -135,17 +138,26 @@ class Drain:
         waker = asyncio.create_task(self._wake_on(stop))
         heart = asyncio.create_task(self._heartbeat(), name="promptmill-heartbeat")
         try:
-            await self._work(stop)
+            async with self._firing():
+                await self._work(stop)
             await self._calls.wait(0 if self._abandoned else self.settings.grace_seconds)
         finally:
             waker.cancel()
             try:
+                await self._upkeep.close()
                 await self._let_go()
                 await self.lanes.close()
                 await self._herald.close()
             finally:
                 heart.cancel()
             await workers.stopped(self._db, worker_id=self._worker_id, now=self._clock())
+
+    def _firing(self) -> AbstractAsyncContextManager[None]:
+        """Schedules fire beside whoever works on whatever comes."""
+        if self._terms.only_batches is not None:
+            return nullcontext()
+        ring, owner = self._hints.work_arrived, self._terms.worker_name
+        return firing(self._db, self.settings, owner=owner, ring=ring, clock=self._clock)
 
     async def _begin(self) -> None:
         now = self._clock()
@@ -189,6 +201,8 @@ class Drain:
 
     async def _wait(self, seconds: float) -> None:
         seconds = min(seconds, self._upkeep.due_in())
+        if self._calls:
+            seconds = min(seconds, self._looked_at + LOOK_SECONDS - self._clock())
         if seconds > 0 and not self._wake.is_set():
             with suppress(TimeoutError):  # polling is the truth; a wake-up only makes it quicker
                 await asyncio.wait_for(self._wake.wait(), seconds)
@@ -204,11 +218,13 @@ class Drain:
         for lane in self.lanes:
             self.lanes.show_pause(lane)
             await lane.tell(self._limiter, now)
-            lane.waiting_for = ""
-        if now - self._looked_at >= POLL_SECONDS:
+        await self._calls.caps.tell()
+        if now - self._looked_at >= LOOK_SECONDS:
             await self._look()
+        for lane in self.lanes:
+            lane.waiting_for = PAUSED_BY_HAND if lane.row.is_paused else ""
         wait = POLL_SECONDS
-        turns = sorted(self._active)
+        turns = sorted(self._claiming.lanes)
         self._round_number += 1
         for index in range(len(turns)):
             # Lanes that share a limit take turns in being first.
@@ -217,21 +233,18 @@ class Drain:
         return wait
 
     async def _look(self) -> None:
-        """See which batches have ready jobs and on which lanes, and what others have learned about the lanes."""
+        """See what was ordered, what there is to claim, and what others have learned about the lanes."""
         self._looked_at = self._clock()
-        found = await batches.active(self._db, now=self._looked_at, only=self._terms.only_batches)
-        by_lane: dict[int, list[Active]] = defaultdict(list)
-        for active in found:
-            by_lane[active.lane_id].append(active)
-        await self.lanes.refresh(by_lane)
+        found = await self._claiming.look(self._terms.only_batches)
+        await self.lanes.refresh({active.lane_id for active in found})
         await self._contexts.load({active.batch_id for active in found})
-        self._active = dict(by_lane)
+        self._claiming.know(found)
         if unheard := self._calls.unheard():
             await self._judge_held(unheard)
 
     async def _judge_held(self, unheard: set[int]) -> None:
         """What is held waits for others to tell what it means; where no others are to come, it waits no longer."""
-        more = self._active.keys() | await self._upkeep.lanes_with_more(
+        more = self._claiming.lanes | await self._upkeep.lanes_with_more(
             unheard, within_seconds=HOLD_SECONDS, worker_id=self._worker_id
         )
         if quiet := unheard - (more - self.halts().keys()):
@@ -239,27 +252,23 @@ class Drain:
 
     async def _claim_on(self, lane: Lane) -> float:
         """Take permits, claim that many, start them; returns for how many seconds asking again is of no use."""
-        now, counts = self._clock(), self._calls.counts
-        room = lane.room(now)
-        if room == 0:
-            lane.waiting_for = "halted" if lane.halted else "first answers"
-            return lane.opens_in(now) or POLL_SECONDS
-        free_bytes = self.settings.max_bytes_in_flight - counts.bytes_in_flight
-        if free_bytes <= 0 and self._calls:
-            lane.waiting_for = "bytes"
-            return POLL_SECONDS
+        room = lane.room(self._clock())
+        free_bytes = self.settings.max_bytes_in_flight - self._calls.counts.bytes_in_flight
+        if (seconds := self._nothing_may_start(lane, room, free_bytes)) is not None:
+            return seconds
         want = CLAIM_AT_ONCE if room is None else min(room, CLAIM_AT_ONCE)
         if not lane.learned.call_tokens:
             want = min(want, HANDFUL)  # what a call takes, in tokens, shows with the first ones
         each = lane.learned.call_tokens or 1.0
         grant = await self._limiter.acquire(lane.buckets(), want=want, tokens_each=each)
-        self._free_places(lane, grant)
+        if grant.binding == "in_flight":
+            self._hurry(lane.limits.max_in_flight)
         lane.waiting_for = grant.binding or ("first answers" if room is not None and grant.count == room else "")
         if not grant.count:
             return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
         jobs: list[Claimed] = []
         try:
-            jobs = await self._claim(lane, grant.count, free_bytes)
+            jobs = await self._claiming.claim(lane, grant.count, worker_id=self._worker_id, max_bytes=free_bytes)
         finally:
             if unused := grant.count - len(jobs):
                 await self._limiter.give_back(lane.buckets(), count=unused, tokens=unused * each)
@@ -269,40 +278,35 @@ class Drain:
             self._busy_at = self._clock()
         if len(jobs) < grant.count:
             lane.waiting_for = ""
-            return POLL_SECONDS
+            held = self._held_by_caps(lane)
+            return POLL_SECONDS if held is None else held
         if grant.binding is None:
             return 0.0 if room is None else POLL_SECONDS
         return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
 
-    def _free_places(self, lane: Lane, grant: Grant) -> None:
-        """Where answers that wait to be written are what keeps calls from starting, they wait no longer."""
-        if grant.binding == "in_flight" and self._recorder.waiting >= HURRY_PART * (lane.limits.max_in_flight or 0):
-            self._recorder.hurry()
+    def _nothing_may_start(self, lane: Lane, room: int | None, free_bytes: int) -> float | None:
+        """For how many seconds, where that is so whatever the limiter says."""
+        now = self._clock()
+        if room == 0:
+            lane.waiting_for = "halted" if lane.halted else "first answers"
+            return lane.opens_in(now) or POLL_SECONDS
+        if free_bytes <= 0 and self._calls:
+            lane.waiting_for = "bytes"
+            return POLL_SECONDS
+        return self._held_by_caps(lane)
 
-    async def _claim(self, lane: Lane, permits: int, free_bytes: int) -> list[Claimed]:
-        active = self._active.get(lane.id, [])
-        in_flight = self._calls.of_batch
-        contenders = [
-            Contender(a.batch_id, a.priority, in_flight[lane.id, a.batch_id], a.tenant_id, deadline=a.deadline)
-            for a in active
-        ]
-        served = self._served[lane.id]
-        # Where the rate is what is scarce, starts are shared; else calls in flight are.
-        scarce: Scarce = "starts" if lane.waiting_for in ("rpm", "tpm") else "places"
-        split = shares(contenders, permits, served=served, scarce=scarce)
-        jobs = await claims.claim(
-            self._db, worker_id=self._worker_id, lane_id=lane.id, shares=split, max_bytes=free_bytes
-        )
-        got = Counter(job.batch_id for job in jobs)
-        self._served[lane.id] = served.noting(contenders, sorted(got.items()))
-        if sum(job.body_bytes for job in jobs) < free_bytes:
-            # Who had fewer ready jobs than its share has none left: the next round goes to the others.
-            empty = {batch_id for batch_id, count in split if got[batch_id] < count}
-            if rest := [a for a in active if a.batch_id not in empty]:
-                self._active[lane.id] = rest
-            else:
-                self._active.pop(lane.id, None)
-        return jobs
+    def _held_by_caps(self, lane: Lane) -> float | None:
+        blocked = self._claiming.blocked_seconds(lane.id)
+        if not blocked:
+            return None
+        lane.waiting_for = HELD_BY_CAPS
+        self._hurry(self._calls.caps.fewest_places)
+        return min(blocked, POLL_SECONDS)
+
+    def _hurry(self, places: int | None) -> None:
+        """Where answers that wait to be written are what keeps calls from starting, they wait no longer."""
+        if places is not None and self._recorder.waiting >= HURRY_PART * places:
+            self._recorder.hurry()
 
     async def _may_end(self) -> bool:
         """Nothing is under way: is this the end?"""
@@ -315,9 +319,10 @@ class Drain:
 
     async def _all_done(self) -> bool:
         """Is nothing left that could be claimed, now or later by waiting?"""
+        await self._upkeep.finish_what_ended()
         await self._look()
         halted = set(self.halts())
-        if self._active.keys() - halted or await self._upkeep.more_to_come(
+        if self._claiming.lanes - halted or await self._upkeep.more_to_come(
             self._terms.only_batches, halted, worker_id=self._worker_id
         ):
             return False
@@ -336,6 +341,9 @@ class Drain:
     def _written(self, endings: Sequence[Ending]) -> None:
         self._calls.written(endings)
         self._herald.finished((each.job.batch_id, each.job.position) for each in endings if each.is_final)
+        if self._claiming.waits_for_answers({each.job.batch_id for each in endings}):
+            self._looked_at = float("-inf")
+            self._upkeep.expect(self._clock())
         for ending in endings:
             if ending.not_before is not None:
                 self._upkeep.expect(ending.not_before)  # not sooner: what is not written yet cannot be made ready

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from promptmill.engine import Database
+from promptmill.foresight import UNSEEN_ANSWER_TOKENS
 from promptmill.job import LaneState
 from promptmill.outcome import Answer, Failure, Outcome, Reason
 from promptmill.settings import UpstreamConfig
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("promptmill.worker")
 
-#: What is reserved for an answer before any has been seen, where the request sets no max_tokens below it.
-UNSEEN_ANSWER_TOKENS: Final = 256
 #: What others have learned about a lane may be known here so much later.
 FRESH_SECONDS: Final = 0.9
+#: What keeps a lane from starting calls, beside its limits; for people to see.
+PAUSED_BY_HAND: Final = "paused by hand"
+HELD_BY_CAPS: Final = "held by caps"
 #: Weight of the newest answer in the learned mean.
 _LEARN: Final = 0.1
 
@@ -37,6 +39,7 @@ class Learned:
     """How many tokens a call of this lane takes; what is reserved before a call starts."""
 
     answer_tokens: float | None = None  # mean of the answers so far
+    call_seconds: float | None = None  # mean time of the answered calls so far
     call_tokens: float = 0.0  # mean of the reservations so far: what a block of permits is taken with
 
     def reserve(self, prompt_tokens: int, max_tokens: int | None) -> float:
@@ -46,12 +49,16 @@ class Learned:
         self.call_tokens = tokens if not self.call_tokens else self.call_tokens + _LEARN * (tokens - self.call_tokens)
         return tokens
 
-    def answered(self, completion_tokens: int) -> None:
-        """An answer had this many tokens."""
+    def answered(self, completion_tokens: int, seconds: float) -> None:
+        """An answer had this many tokens, and took so long."""
         if self.answer_tokens is None:
             self.answer_tokens = float(completion_tokens)
         else:
             self.answer_tokens += _LEARN * (completion_tokens - self.answer_tokens)
+        if self.call_seconds is None:
+            self.call_seconds = max(0.0, seconds)
+        else:
+            self.call_seconds += _LEARN * (max(0.0, seconds) - self.call_seconds)
 
 
 @dataclass(slots=True)
@@ -112,6 +119,18 @@ class Lane:
         waits = [wait for wait in (self.key.opens_in(now), self.model.opens_in(now)) if wait is not None]
         return max(waits) if waits else None
 
+    def seconds_per_permit(self) -> float | None:
+        """How long it takes the lane, all workers together, to start one more call; None while that is not known."""
+        limits, each = self.limits, self.learned
+        paces = []
+        if limits.requests_per_minute is not None:
+            paces.append(60.0 / limits.requests_per_minute)
+        if limits.tokens_per_minute is not None and each.call_tokens:
+            paces.append(60.0 * each.call_tokens / limits.tokens_per_minute)
+        if limits.max_in_flight is not None and each.call_seconds is not None:
+            paces.append(each.call_seconds / limits.max_in_flight)
+        return max(paces, default=None)
+
     def started(self, reserved_tokens: float, granted_tokens: float, now: float) -> None:
         """A call starts. The permit was taken for `granted_tokens`, before it was known which job it is for."""
         self.in_flight += 1
@@ -122,20 +141,24 @@ class Lane:
     def ended(
         self, outcome: Outcome, *, started_at: float | None, reserved_tokens: float, now: float,
         rng: Callable[[], float],
-    ) -> None:  # fmt: skip
-        """A call is over. `started_at` is None when it was never sent. Its place is not free yet: see `released`."""
+    ) -> float:  # fmt: skip
+        """A call is over; returns how many tokens more (or, negative, less) it took than was reserved. `started_at` is
+        None when it was never sent. Its place is not free yet: see `released`."""
         self.in_flight -= 1
         self.key.left()
         self.model.left()
+        error = 0.0
         if isinstance(outcome, Answer):
             self.waits_in_a_row = 0
-            self.learned.answered(outcome.usage.completion_tokens)
+            self.learned.answered(outcome.usage.completion_tokens, now - (started_at or now))
             if outcome.usage.total_tokens:
-                self._token_error += outcome.usage.total_tokens - reserved_tokens
+                error = outcome.usage.total_tokens - reserved_tokens
         elif started_at is None or outcome.reason in _COST_NOTHING:
-            self._token_error -= reserved_tokens
+            error = -reserved_tokens
+        self._token_error += error
         if isinstance(outcome, Failure) and outcome.reason in (Reason.RATE_LIMITED, Reason.OVERLOADED):
             self._heed(outcome, started_at or now, now, rng)
+        return error
 
     def released(self) -> None:
         """The place of a call is free: what became of it is in the database, or waits for what others tell.

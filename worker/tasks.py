@@ -23,10 +23,12 @@ from promptmill.hints import Hints, Listener, LocalHints
 from promptmill.job import LaneState
 from promptmill.redis_hints import RedisHints
 from promptmill.settings import Settings, load
-from promptmill.store import batches, lanes, workers
+from promptmill.store import lanes, workers
 from promptmill.store import upkeep as store_upkeep
+from promptmill.store.active import active
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
+from worker.fires import Fires
 from worker.garbage import collect_seldom
 from worker.limits.chosen import limiter_for
 from worker.recorder import is_database_away, words_for
@@ -102,11 +104,23 @@ async def _database(stack: AsyncExitStack, settings: Settings) -> Database:
 
 
 async def _upkeep() -> None:
-    """Reap, stage, expire, finish cancelled batches; then tickets for the slots that are free, while there is work."""
+    """Reap, stage, expire, finish cancelled batches; then tickets for the slots that are free, while there is work.
+    And what schedules have for us, with tickets for that."""
     settings = load(os.environ)
+    owner = f"maint:{socket.gethostname()}:{os.getpid()}"
     async with AsyncExitStack() as stack:
         db = await _database(stack, settings)
-        await Upkeep(db, clock=time.time, owner=f"maint:{socket.gethostname()}:{os.getpid()}").do_all()
+        await Upkeep(db, clock=time.time, owner=owner).do_all()
+        await _ask_for_drains(db, settings)
+
+        async def ring() -> None:
+            await _ask_for_drains(db, settings)
+
+        await Fires(db, settings, owner=owner, ring=ring, clock=time.time).all_due()
+
+
+async def _ask_for_drains(db: Database, settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
         if await _claimable(db):
             dispatcher = Dispatcher(settings.redis_url)
             stack.callback(dispatcher.close)
@@ -117,7 +131,7 @@ async def _upkeep() -> None:
 
 async def _claimable(db: Database) -> bool:
     """Is there a ready job on a lane that is not halted?"""
-    wanted = {active.lane_id for active in await batches.active(db, now=time.time())}
+    wanted = {each.lane_id for each in await active(db, now=time.time())}
     return any(row.state is not LaneState.HALTED for row in await lanes.read(db, wanted))
 
 

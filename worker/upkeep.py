@@ -3,16 +3,18 @@
 All of it is idempotent, so it does no harm when several do it at once; a lease row only saves the work.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Final
 
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.job import State
-from promptmill.store import batches, upkeep, workers
-from promptmill.store.rows import in_state
-from promptmill.tables import jobs, leases
+from promptmill.job import BatchState, State
+from promptmill.store import canary, control, upkeep, workers
+from promptmill.store.pauses import is_paused
+from promptmill.store.rows import batch_in, in_state
+from promptmill.tables import batches, jobs, leases
 from promptmill.tables import workers as worker_rows
 
 #: Jobs that others put off fall due within this time of their moment; a drain's own ones at once.
@@ -42,6 +44,7 @@ class Upkeep:
         self._owner = owner
         self._staged_at = self._chores_at = float("-inf")
         self._expected = float("inf")
+        self._cancelling: asyncio.Task[None] | None = None
 
     def expect(self, due: float) -> None:
         """A job of ours waits until `due`."""
@@ -63,6 +66,7 @@ class Upkeep:
         if now - self._chores_at >= CHORES_SECONDS:
             self._chores_at = now
             if await upkeep.take_lease(self._db, name=_LEASE, owner=self._owner, seconds=CHORES_SECONDS, now=now):
+                self._finish_cancelling_aside(now)
                 ready += await self._chores(now)
         return ready > 0
 
@@ -70,12 +74,20 @@ class Upkeep:
         """Everything, lease or not."""
         now = self._clock()
         await self._stage(now)
+        await self._finish_cancelling(now)
         await self._chores(now)
+
+    async def close(self) -> None:
+        """Nothing is done aside any more; what was begun, others go on with."""
+        if self._cancelling is not None:
+            self._cancelling.cancel()
+            await asyncio.gather(self._cancelling, return_exceptions=True)
 
     async def _stage(self, now: float) -> int:
         self._staged_at = now
         self._expected = float("inf")
         ready = await upkeep.stage_due(self._db, now=now)
+        ready += await canary.decide(self._db, now=now)
         async with self._db.read() as connection:
             due: float | None = (
                 await connection.execute(sa.select(sa.func.min(jobs.c.not_before)).where(_WAITING))
@@ -86,13 +98,30 @@ class Upkeep:
 
     async def _chores(self, now: float) -> int:
         await upkeep.expire(self._db, now=now)
-        for batch_id in await batches.cancelling(self._db):
-            await batches.finish_cancelling(self._db, batch_id=batch_id, now=now)
         if await self._watched_for(now) < SPEAK_SECONDS:
             return 0
         await self._reopen_those_with_jobs(now)
         silent = await workers.silent(self._db, now=now)
         return await workers.reap(self._db, worker_ids=silent, now=now)
+
+    async def finish_what_ended(self) -> None:
+        """What is left of cancelled batches is finished, and canaries that have ended are decided."""
+        now = self._clock()
+        await self._finish_cancelling(now)
+        await canary.decide(self._db, now=now)
+
+    def _finish_cancelling_aside(self, now: float) -> None:
+        """A batch of 100,000 takes seconds, and whoever claims must not stand still meanwhile."""
+        if self._cancelling is not None and not self._cancelling.done():
+            return
+        before, self._cancelling = self._cancelling, None
+        if before is not None:
+            before.result()  # raises what went wrong
+        self._cancelling = asyncio.create_task(self._finish_cancelling(now), name="promptmill-cancelling")
+
+    async def _finish_cancelling(self, now: float) -> None:
+        for batch_id in await control.cancelling(self._db):
+            await control.finish_cancelling(self._db, batch_id=batch_id, now=now)
 
     async def _reopen_those_with_jobs(self, now: float) -> None:
         """Who was taken for dead may claim once more before it notices. If it dies then, it has to be found again."""
@@ -117,10 +146,13 @@ class Upkeep:
     async def more_to_come(
         self, batch_ids: Collection[int] | None, halted_lanes: Collection[int], *, worker_id: int
     ) -> bool:
-        """Will jobs of these batches become ready on a lane that is not halted: waiting ones, or those that another
-        worker has, which may be dead?"""
-        for later in (_WAITING, sa.and_(_RUNNING, jobs.c.worker_id != worker_id)):
-            statement = sa.select(jobs.c.id).where(later).limit(1)
+        """Will jobs of these batches become ready on a lane that is not halted: waiting ones, those of a batch whose
+        time comes, or those that another worker has, which may be dead? What is paused waits for a person."""
+        paused = is_paused(batch_id=batches.c.id, lane_id=jobs.c.lane_id, tenant_id=batches.c.tenant_id)
+        running = sa.and_(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), sa.not_(paused))
+        later = sa.and_(running, batches.c.not_before > self._clock())
+        for more in (sa.and_(_WAITING, running), later, sa.and_(_RUNNING, jobs.c.worker_id != worker_id)):
+            statement = sa.select(jobs.c.id).join(batches, batches.c.id == jobs.c.batch_id).where(more).limit(1)
             if batch_ids is not None:
                 statement = statement.where(self._db.any_of(jobs.c.batch_id, batch_ids))
             if halted_lanes:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,10 +14,9 @@ from promptmill.errors import NotFound
 from promptmill.handling import FIELDS as HANDLING_FIELDS
 from promptmill.handling import AfterCanary, Handling
 from promptmill.job import BATCH_ACTIVE, BatchState, State
-from promptmill.store.pauses import is_paused
+from promptmill.store.pauses import What, resume_in
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state, is_public_id, new_public_id
-from promptmill.store.upkeep import finish_unsent
 from promptmill.tables import DEFAULT_TENANT, attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
 
 #: Inboxes are sealed by their process much sooner.
@@ -174,13 +173,13 @@ async def open_batch(
             in_progress_at=now,
             total=sum(jobs_by_lane.values()) + invalid,
             invalid=invalid,
-            canary_until=await _canary_until(connection, batch_id),
+            canary_until=await canary_until(connection, batch_id),
         )
     )
     await close_if_done(connection, batch_id, now)
 
 
-async def _canary_until(connection: AsyncConnection, batch_id: int) -> int | None:
+async def canary_until(connection: AsyncConnection, batch_id: int) -> int | None:
     """The position of the canary's last job: claims go in the order of positions, so the canary is what comes first.
     None where there is no canary, or it would be the whole batch."""
     asked = sa.select(batches.c.canary).where(batches.c.id == batch_id)
@@ -212,6 +211,7 @@ async def discard(db: Database, *, batch_id: int) -> None:
         for table in (jobs, results, attempts, batch_lanes):
             await connection.execute(sa.delete(table).where(table.c.batch_id == batch_id))
         await connection.execute(sa.delete(batches).where(batches.c.id == batch_id))
+        await resume_in(connection, What.BATCH, batch_id)
         if file_id is not None:
             shared = sa.select(batches.c.id).where(batches.c.file_id == file_id).limit(1)
             if (await connection.execute(shared)).scalar() is None:
@@ -229,6 +229,15 @@ async def get(db: Database, batch_id: int) -> BatchRow:
     """One batch. Raises NotFound."""
     async with db.read() as connection:
         row = (await connection.execute(sa.select(*_COLUMNS).where(batches.c.id == batch_id))).one_or_none()
+    if row is None:
+        raise NotFound(f"no batch {batch_id}")
+    return _row(row)
+
+
+async def locked(connection: AsyncConnection, batch_id: int) -> BatchRow:
+    """One batch, as nobody else changes it until the transaction has ended. Raises NotFound."""
+    statement = sa.select(*_COLUMNS).where(batches.c.id == batch_id).with_for_update()
+    row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise NotFound(f"no batch {batch_id}")
     return _row(row)
@@ -276,41 +285,6 @@ async def listed(
         statement = statement.where(batches.c.id < below)
     async with db.read() as connection:
         return [_row(row) for row in await connection.execute(statement)]
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """A batch with ready jobs on a lane: what fairness chooses among."""
-
-    batch_id: int
-    lane_id: int
-    priority: int
-    deadline: float | None
-    tenant_id: int
-
-
-async def active(db: Database, *, now: float, only: Iterable[int] | None = None) -> list[Active]:
-    """Every (batch, lane) with at least one ready job that may be claimed: of batches that run, are not paused, and
-    whose time has come; of a batch with a canary, jobs of the canary until it is decided."""
-    ready = (
-        sa.select(jobs.c.id)
-        .where(jobs.c.lane_id == batch_lanes.c.lane_id, jobs.c.batch_id == batch_lanes.c.batch_id)
-        .where(in_state(State.READY))
-        .where(sa.or_(batches.c.canary_until.is_(None), jobs.c.position <= batches.c.canary_until))
-        .exists()
-    )
-    paused = is_paused(batch_id=batches.c.id, lane_id=batch_lanes.c.lane_id, tenant_id=batches.c.tenant_id)
-    statement = (
-        sa.select(batches.c.id, batch_lanes.c.lane_id, batches.c.priority, batches.c.deadline, batches.c.tenant_id)
-        .join(batch_lanes, batch_lanes.c.batch_id == batches.c.id)
-        .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), ready, sa.not_(paused))
-        .where(sa.or_(batches.c.not_before.is_(None), batches.c.not_before <= now))
-        .order_by(batches.c.id)
-    )
-    if only is not None:
-        statement = statement.where(db.any_of(batches.c.id, only))
-    async with db.read() as connection:
-        return [Active(*row) for row in await connection.execute(statement)]
 
 
 async def unfinished_lanes(db: Database, batch_id: int) -> dict[int, int]:
@@ -364,35 +338,3 @@ async def name_run(db: Database, *, batch_id: int, run_key: str) -> None:
     """Let a later `run` of the same input find this batch."""
     async with db.write() as connection:
         await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(run_key=run_key))
-
-
-async def cancel(db: Database, *, batch_id: int, now: float) -> bool:
-    """in_progress → cancelling: no further claim, at once. False when the batch was not running.
-
-    What is ready or waiting becomes a cancelled result by `finish_cancelling`; what is running ends and is kept.
-    """
-    async with db.write() as connection:
-        statement = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.IN_PROGRESS))
-        ends = {"state": BatchState.CANCELLING, "cancelling_at": now, "is_open": False}
-        stopped = await connection.execute(statement.values(ends))
-        return stopped.rowcount > 0
-
-
-async def cancelling(db: Database) -> list[int]:
-    """Batches that are on their way to cancelled."""
-    async with db.read() as connection:
-        statement = sa.select(batches.c.id).where(batch_in(BatchState.CANCELLING)).order_by(batches.c.id)
-        return list((await connection.execute(statement)).scalars())
-
-
-async def finish_cancelling(db: Database, *, batch_id: int, now: float) -> int:
-    """ready, waiting → cancelled for all jobs of a batch that is cancelling; returns how many."""
-    theirs = sa.and_(jobs.c.batch_id == batch_id, in_state(State.READY, State.WAITING))
-    total = 0
-    while done := await finish_unsent(
-        db, theirs, State.CANCELLED, code="batch_cancelled", message="The batch was cancelled.", now=now
-    ):
-        total += done
-    async with db.write() as connection:
-        await close_if_done(connection, batch_id, now)  # nothing may have been left to move
-    return total

@@ -6,9 +6,10 @@ writer and compiles the clause away. Measured in docs/store.md.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from promptmill.content import unpack
 from promptmill.engine import Database
 from promptmill.job import State
+from promptmill.store import budgets
+from promptmill.store.budgets import Expected
 from promptmill.store.rows import in_state
 from promptmill.tables import file_parts, jobs
 
@@ -56,27 +59,45 @@ _PICK = (
         jobs.c.deadline,
     )
     .where(jobs.c.lane_id == sa.bindparam("lane_id"), jobs.c.batch_id == sa.bindparam("batch_id"))
-    .where(in_state(State.READY))
+    .where(in_state(State.READY), jobs.c.position <= sa.bindparam("last"))
     .order_by(jobs.c.position)
     .limit(sa.bindparam("count"))
     .with_for_update(skip_locked=True)
 )
+#: Beyond every position.
+_ALL: Final = 2**62
+_NO_ENDS: Final[Mapping[int, int]] = MappingProxyType({})
+_NO_BUDGETS: Final[Mapping[int, Expected]] = MappingProxyType({})
 
 
 async def claim(
-    db: Database, *, worker_id: int, lane_id: int, shares: Sequence[tuple[int, int]], max_bytes: int
+    db: Database,
+    *,
+    worker_id: int,
+    lane_id: int,
+    shares: Sequence[tuple[int, int]],
+    max_bytes: int,
+    until: Mapping[int, int] = _NO_ENDS,
+    expected: Mapping[int, Expected] = _NO_BUDGETS,
+    now: float = 0.0,
 ) -> list[Claimed]:
     """Claim up to the given number of jobs of each batch, lowest position first.
 
     `shares` is (batch_id, count) in the order of their turn. Stops before the request bodies exceed `max_bytes`
-    together; but the first job is claimed whatever its size, so that a giant one cannot wait for ever.
+    together; but the first job is claimed whatever its size, so that a giant one cannot wait for ever. `until` has the
+    last position that may be claimed, of batches with a canary; `expected` what a call takes, of those with a budget,
+    and `now` is for those: a batch may be paused.
     """
     async with db.write() as connection:
         picked: list[Any] = []
         room = max_bytes
         for batch_id, count in shares:
-            wanted = {"lane_id": lane_id, "batch_id": batch_id, "count": count}
-            rows = (await connection.execute(_PICK, wanted)).all()
+            wanted = {"lane_id": lane_id, "batch_id": batch_id, "count": count, "last": until.get(batch_id, _ALL)}
+            rows: Sequence[Any] = (await connection.execute(_PICK, wanted)).all()
+            if rows and batch_id in expected:
+                rows = await budgets.fitting(
+                    connection, batch_id=batch_id, picked=rows, expected=expected[batch_id], now=now
+                )
             for row in rows:
                 if row.bytes > room and picked:
                     break

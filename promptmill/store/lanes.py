@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from promptmill.engine import Database
 from promptmill.job import LaneState
-from promptmill.tables import lanes
+from promptmill.store.pauses import What
+from promptmill.tables import lanes, pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,15 @@ class LaneRow:
     halt_status: int | None  # with which the upstream said so
     paused_until: float | None
     completion_tokens: float | None
+    is_paused: bool  # by hand: the lane itself, or everything
 
 
 _COLUMNS = (
     lanes.c.id, lanes.c.upstream, lanes.c.model, lanes.c.state, lanes.c.reason, lanes.c.halt_status,
     lanes.c.paused_until, lanes.c.completion_tokens,
+    sa.exists().where(
+        sa.or_(pauses.c.what == What.ALL, sa.and_(pauses.c.what == What.LANE, pauses.c.id == lanes.c.id))
+    ).label("is_paused"),
 )  # fmt: skip
 
 

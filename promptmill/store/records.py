@@ -23,6 +23,7 @@ from promptmill.job import FINISHED, BatchState, State
 from promptmill.outcome import Answer, Outcome, Usage
 from promptmill.store import sums
 from promptmill.store.claims import Claimed
+from promptmill.store.pauses import What, resume_in
 from promptmill.store.rows import in_state
 from promptmill.tables import attempts, batches, jobs, results
 
@@ -181,8 +182,13 @@ def _call_made(ending: Ending) -> sums.CallMade:
     outcome, seconds = ending.outcome, ending.ended_at - (ending.started_at or ending.ended_at)
     if isinstance(outcome, Answer):
         usage = outcome.usage
-        return sums.CallMade(ending.job.lane_id, SUCCEEDED, True, seconds, usage.prompt_tokens, usage.completion_tokens)
-    return sums.CallMade(ending.job.lane_id, outcome.reason.value, False, seconds)
+        return sums.CallMade(
+            ending.job.lane_id, SUCCEEDED, True, seconds, usage.prompt_tokens, usage.completion_tokens, ending.ended_at,
+            ending.is_final,
+        )  # fmt: skip
+    return sums.CallMade(
+        ending.job.lane_id, outcome.reason.value, False, seconds, ended_at=ending.ended_at, is_final=ending.is_final
+    )
 
 
 def _result_row(ending: Ending) -> tuple[object, ...]:
@@ -246,9 +252,11 @@ async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) 
         (too_late, BatchState.EXPIRED.value),
         else_=BatchState.COMPLETED.value,
     )
-    await connection.execute(
+    closed = await connection.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, _IS_DONE)
         .where(batches.c.state.in_([BatchState.IN_PROGRESS, BatchState.CANCELLING]))
         .values(state=state, finished_at=now)
     )
+    if closed.rowcount:
+        await resume_in(connection, What.BATCH, batch_id)  # nothing is left that could be paused

@@ -1,18 +1,21 @@
 """What time alone brings about: waiting jobs fall due, deadlines pass. Idempotent; anyone may ask at any time."""
 
 from collections import Counter
+from typing import Final
 
 import sqlalchemy as sa
 
 from promptmill.content import PLAIN
 from promptmill.engine import Database
-from promptmill.job import State
+from promptmill.job import BatchState, State
+from promptmill.store import sums
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import in_state
 from promptmill.tables import batches, jobs, leases, results, workers
 
 _ROWS_AT_ONCE = 5_000
 _WORKERS_KEPT_SECONDS = 7 * 86_400.0
+_PROGRESS_KEPT_SECONDS = 86_400.0
 
 
 async def stage_due(db: Database, *, now: float) -> int:
@@ -28,10 +31,27 @@ async def stage_due(db: Database, *, now: float) -> int:
 
 
 async def expire(db: Database, *, now: float) -> int:
-    """ready, waiting → expired, for jobs whose deadline has passed; returns how many. Running ones may make it."""
-    late = sa.and_(in_state(State.READY, State.WAITING), jobs.c.deadline <= now)
-    message = "This request could not be executed before the completion window expired."
-    return await finish_unsent(db, late, State.EXPIRED, code="batch_expired", message=message, now=now)
+    """ready, waiting → expired, for jobs whose deadline has passed; returns how many. Running ones may make it.
+
+    What a batch says goes before what its jobs say: those of one whose deadline was changed may not know of it yet, or
+    never will, since whoever told them has died (`changes.spread_deadline`).
+    """
+    own = sa.exists().where(batches.c.id == jobs.c.batch_id, sa.or_(batches.c.is_inbox, batches.c.deadline <= now))
+    unsent = in_state(State.READY, State.WAITING)
+    words = {"code": "batch_expired", "message": _TOO_LATE}
+    done = await finish_unsent(db, sa.and_(unsent, jobs.c.deadline <= now, own), State.EXPIRED, now=now, **words)
+    over = sa.select(batches.c.id).where(
+        batches.c.finished_at.is_(None), batches.c.state == BatchState.IN_PROGRESS, batches.c.deadline <= now
+    )
+    async with db.read() as connection:
+        batch_ids = list((await connection.execute(over)).scalars())
+    if batch_ids:
+        theirs = sa.and_(unsent, db.any_of(jobs.c.batch_id, batch_ids))
+        done += await finish_unsent(db, theirs, State.EXPIRED, now=now, **words)
+    return done
+
+
+_TOO_LATE: Final = "This request could not be executed before the completion window expired."
 
 
 async def finish_unsent(
@@ -64,7 +84,9 @@ async def finish_unsent(
 
 
 async def purge(db: Database, *, now: float) -> int:
-    """Forget workers that stopped more than a week ago; returns how many. What they did stays in the ledger."""
+    """Forget workers that stopped more than a week ago, and what lanes did before yesterday; returns how many workers.
+    What they did stays in the ledger."""
+    await sums.forget_progress(db, before=now - _PROGRESS_KEPT_SECONDS)
     async with db.write() as connection:
         gone = await connection.execute(sa.delete(workers).where(workers.c.stopped_at < now - _WORKERS_KEPT_SECONDS))
         return gone.rowcount

@@ -136,7 +136,8 @@ async def test_an_answer_that_is_not_written_takes_up_the_place_of_its_call(sqli
 
 
 async def test_a_drain_without_an_end_goes_on_and_takes_single_jobs_when_it_is_woken(db, monkeypatch):
-    monkeypatch.setattr(drain_module, "POLL_SECONDS", 3600.0)  # so it is the hint that finds them
+    for look in ("POLL_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(drain_module, look, 3600.0)  # so it is the hint that finds them
     async with endpoint(lambda _: chat()) as upstream:
         shop = workshop(db, upstream.url)
         async with shop.serving() as drain:
@@ -383,7 +384,7 @@ async def test_a_claim_whose_commit_was_not_heard_of_is_not_lost(db, monkeypatch
             raise ConnectionResetError
         return jobs
 
-    monkeypatch.setattr(drain_module.claims, "claim", claim_and_break)
+    monkeypatch.setattr(claims, "claim", claim_and_break)
     async with endpoint(lambda _: chat()) as upstream:
         shop = workshop(db, upstream.url)
         batch = await shop.batch(chats(20))

@@ -5,13 +5,15 @@ import time
 
 import pytest
 
+from promptmill.foresight import UNSEEN_ANSWER_TOKENS
 from promptmill.outcome import Answer, Failure, Reason, Usage
 from promptmill.settings import UpstreamConfig
 from promptmill.store import lanes as store
 from tests.conftest import eventually
 from tests.worker.endpoint import chat, endpoint
 from tests.worker.workshop import chats, workshop
-from worker.lane import FRESH_SECONDS, UNSEEN_ANSWER_TOKENS, Lane, Lanes, Learned
+from worker.lane import FRESH_SECONDS, Lane, Lanes, Learned
+from worker.limits import Limits
 from worker.limits.memory import MemoryLimiter
 from worker.probe import HANDFUL
 
@@ -45,8 +47,26 @@ def test_what_is_reserved_is_neither_nothing_nor_max_tokens():
     assert learned.reserve(10, 40_000) == 10 + UNSEEN_ANSWER_TOKENS
     assert learned.reserve(10, 20) == 30
     assert learned.reserve(0, 0) == 1
-    learned.answered(1_000)
+    learned.answered(1_000, 2.0)
     assert learned.reserve(10, 40_000) == 1_010
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        (Limits(), None),
+        (Limits(requests_per_minute=600), 0.1),
+        (Limits(max_in_flight=4), 0.5),  # calls take two seconds
+        (Limits(tokens_per_minute=6_000), 1.0),  # and a hundred tokens
+        (Limits(requests_per_minute=600, tokens_per_minute=6_000, max_in_flight=4), 1.0),
+    ],
+)
+def test_the_pace_of_a_lane_is_that_of_its_tightest_limit(lane, limits, seconds):
+    lane.limits = limits
+    assert lane.seconds_per_permit() == (0.1 if limits.requests_per_minute else None)  # nothing was learned yet
+    lane.learned.answered(90, 2.0)
+    lane.learned.reserve(10, None)
+    assert lane.seconds_per_permit() == pytest.approx(seconds)
 
 
 def test_a_wait_pauses_for_as_long_as_was_asked(lane):

@@ -44,3 +44,6 @@ class Limiter(Protocol):
 
     async def pause(self, key: str, *, until: float) -> None:
         """No call before `until`; a shorter pause does not end a longer one."""
+
+    def forget(self, key: str) -> bool:
+        """This bucket is not used here any more. False while something is still counted in it: ask again later."""

@@ -27,6 +27,10 @@ class BucketState:
     in_flight: int = 0
     paused_until: float = 0.0
 
+    def is_idle(self, now: float) -> bool:
+        """Is it like a bucket that was never used?"""
+        return not self.in_flight and max(self.requests_tat, self.tokens_tat, self.paused_until) <= now
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:

@@ -48,3 +48,10 @@ class MemoryLimiter:
         """No call before `until`; a shorter pause does not end a longer one."""
         state = self._state(key)
         state.paused_until = max(state.paused_until, until)
+
+    def forget(self, key: str) -> bool:
+        """This bucket is not used here any more. False while something is still counted in it."""
+        if not self._state(key).is_idle(self._clock()):
+            return False
+        del self._states[key]
+        return True

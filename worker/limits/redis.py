@@ -86,6 +86,11 @@ class RedisLimiter:
         state.paused_until = max(state.paused_until, now + seconds)
         await self._with_redis(lambda: self._report([bucket], pause_seconds=seconds))
 
+    def forget(self, key: str) -> bool:
+        """This bucket is not used here any more. False while something is still counted in it."""
+        # While an answer is awaited, it may be about this bucket.
+        return not self._turn.locked() and self._standing.forget(key, self._steady())
+
     async def aclose(self) -> None:
         """Leave: what this worker had is free at once."""
         if self._keeper is not None:

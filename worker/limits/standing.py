@@ -49,6 +49,14 @@ class Standing:
                 if self.alone_since is not None:
                     self._open(bucket.key, now)
 
+    def forget(self, key: str, now: float) -> bool:
+        """This bucket is not used here any more; False while something is still counted in it."""
+        if not self.states.get(key, BucketState()).is_idle(now):
+            return False
+        self.states.pop(key, None)
+        self._limits.pop(key, None)
+        return True
+
     def known(self) -> list[Bucket]:
         """All buckets met so far."""
         return [Bucket(key, limits) for key, limits in self._limits.items()]

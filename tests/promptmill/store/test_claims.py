@@ -37,9 +37,10 @@ async def test_a_claim_stops_at_the_byte_budget_but_takes_one_giant(mill):
 
 async def test_a_batch_that_is_not_open_is_not_active(mill):
     from promptmill.store import batches  # noqa: PLC0415
+    from promptmill.store.active import active  # noqa: PLC0415
     from promptmill.store.batches import NewBatch  # noqa: PLC0415
 
     open_ = await mill.batch(1)
     await batches.create(mill.db, NewBatch(file_id=1, source="x", defaults="{}"), now=mill.clock())
-    assert [active.batch_id for active in await batches.active(mill.db, now=mill.clock())] == [open_.id]
-    assert await batches.active(mill.db, now=mill.clock(), only=[999]) == []
+    assert [each.batch_id for each in await active(mill.db, now=mill.clock())] == [open_.id]
+    assert await active(mill.db, now=mill.clock(), only=[999]) == []

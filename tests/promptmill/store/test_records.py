@@ -139,8 +139,8 @@ async def test_a_batch_to_which_jobs_may_be_added_is_not_closed(mill):
 
 
 async def test_expired_jobs_of_a_batch_without_a_deadline_leave_it_complete(mill):
-    """Each had a deadline of its own; the batch had none that it could have missed."""
-    batch = await mill.batch(2)
+    """Each had a deadline of its own, as single jobs have; the batch had none that it could have missed."""
+    batch = await mill.batch(2, is_inbox=True)
     async with mill.db.write() as connection:
         await connection.execute(sa.update(jobs).values(deadline=mill.clock() + 60))
     assert await upkeep.expire(mill.db, now=mill.clock() + 61) == 2

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.store import batches, records, sums, workers
-from promptmill.store.sums import BEYOND_SECONDS, LATENCY_BOUNDS_SECONDS, CallMade, OutcomeSum
+from promptmill.store import batches, records, sums, upkeep, workers
+from promptmill.store.sums import BEYOND_SECONDS, LATENCY_BOUNDS_SECONDS, CallMade, OutcomeSum, Progress
 from promptmill.tables import attempts
 
 
@@ -27,6 +27,22 @@ async def test_every_row_of_the_ledger_is_counted_once(mill):
     assert latencies.keys() == {lane_id}
     assert tuple(latencies[lane_id]) == LATENCY_BOUNDS_SECONDS
     assert {bound: calls for bound, calls in latencies[lane_id].items() if calls} == {2.5: 2}  # only answers
+
+
+async def test_what_a_lane_does_is_summed_up_by_time_and_forgotten_after_a_day(mill):
+    batch, worker = await mill.batch(5), await mill.worker()
+    (lane_id,) = await batches.lane_names(mill.db, batch.id)
+    one, two, three, four, five = await mill.claim(worker, batch, 5)
+    first = int(mill.clock() // sums.BUCKET_SECONDS)
+    await mill.record(worker, mill.answered(one), mill.failed(two), mill.retried(three, 30), mill.given_back(five))
+    mill.clock.advance(sums.BUCKET_SECONDS)
+    await mill.record(worker, mill.answered(four))
+    both = [Progress(lane_id, first, 2, 1, 1.5), Progress(lane_id, first + 1, 1, 1, 1.5)]
+    assert await sums.progress(mill.db, [lane_id], since_bucket=0) == both
+    assert await sums.progress(mill.db, [lane_id], since_bucket=first + 1) == both[1:]
+    assert await sums.progress(mill.db, [lane_id + 1], since_bucket=0) == []
+    await upkeep.purge(mill.db, now=mill.clock() + 86_400)
+    assert await sums.progress(mill.db, [lane_id], since_bucket=0) == both[1:]
 
 
 async def test_calls_of_a_dead_worker_are_counted_when_it_is_found(mill):

@@ -73,3 +73,16 @@ async def test_several_buckets_are_all_or_nothing(limiter):
     assert (refused.count, refused.binding) == (0, "in_flight")
     # The refusal took nothing from the bucket that had room.
     assert (await limiter.acquire([lane], want=9, tokens_each=1)).count == 3
+
+
+async def test_a_bucket_is_forgotten_when_nothing_is_counted_in_it_any_more(limiter, clock):
+    buckets = one(requests_per_minute=60, max_in_flight=3)
+    assert limiter.forget("lane:1")  # never used
+    assert (await limiter.acquire(buckets, want=2, tokens_each=1)).count == 1
+    assert not limiter.forget("lane:1")  # a call is out
+    await limiter.settle(buckets, ended=1, tokens=0)
+    assert not limiter.forget("lane:1")  # the rate knows of it
+    assert (await limiter.acquire(buckets, want=1, tokens_each=1)).count == 0
+    clock.advance(1.1)
+    assert limiter.forget("lane:1")
+    assert (await limiter.acquire(buckets, want=1, tokens_each=1)).count == 1

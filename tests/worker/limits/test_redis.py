@@ -131,6 +131,18 @@ async def test_limits_may_change_from_call_to_call(redis_limiters):
     assert await take(limiter, slots(2)) == 0
 
 
+async def test_a_bucket_is_not_forgotten_while_an_answer_about_it_is_awaited(established, redis_limiters):
+    limiter = redis_limiters()
+    assert await take(limiter, slots(3), 1) == 1
+    await limiter.settle(slots(3), ended=1, tokens=0)
+    established.stand_still()
+    task = asyncio.create_task(take(limiter, slots(3), 1))
+    await eventually(limiter._turn.locked)
+    assert not limiter.forget(slots(3)[0].key)
+    established.go_on()
+    assert await task == 1
+
+
 async def test_a_cancelled_call_leaves_nothing_behind(established, redis_limiters):
     limiter, other = redis_limiters("a"), redis_limiters("b")
     await take(limiter, slots(10), 1)
