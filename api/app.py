@@ -14,8 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from api import (
+    batch_control,
     batch_jobs,
     batches,
+    control,
     events,
     files,
     gateway,
@@ -24,11 +26,14 @@ from api import (
     metrics,
     models,
     openapi,
+    schedule_fires,
+    schedules,
+    tenants,
     together_files,
     together_parts,
     uploads,
 )
-from api.admitter import Admitter
+from api.admitter import AT_ONCE, Admitter
 from api.auth import Doorkeeper
 from api.bell import Bell
 from api.call_schemas import CALL_SCHEMAS
@@ -76,8 +81,8 @@ def create_app(
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
     for part in (
-        health, metrics, jobs, models, gateway, batches, batch_jobs, events,
-        files, together_files, together_parts, uploads,
+        health, metrics, jobs, models, gateway, batches, batch_control, batch_jobs, events, control, tenants,
+        schedules, schedule_fires, files, together_files, together_parts, uploads,
     ):  # fmt: skip
         app.router.routes.extend(part.router.routes)  # not included: that costs each request another layer
     for kind in (ApiError, PromptmillError, RequestValidationError, HTTPException):
@@ -125,7 +130,8 @@ async def _furnished(
     house = House(
         settings=settings, db=db, hints=hints, inbox=inbox, waiting=waiting, doorkeeper=doorkeeper, bell=bell,
         held=HeldBook(db, holder), lanes=lane_book, admitter=admitter, rendered=rendered, upstreams=upstreams,
-        traffic=traffic, meter=Meter(), closing=closing, holder=holder, clock=clock,
+        traffic=traffic, meter=Meter(), dry_runs=asyncio.Semaphore(AT_ONCE), closing=closing, holder=holder,
+        clock=clock,
     )  # fmt: skip
     await stack.enter_async_context(kept(house))
     return house

@@ -35,7 +35,7 @@ class Caller:
     tenant_id: int
     #: None: no keys are in use.
     key_id: int | None = None
-    #: May read what is of all tenants (metrics).
+    #: May see and control what is of all tenants.
     is_admin: bool = True
 
 
@@ -165,3 +165,16 @@ async def _caller(request: Request) -> Caller:
 
 #: A route's parameter of this type makes the route one for callers with a key.
 CallerIs = Annotated[Caller, Depends(_caller)]
+
+
+async def _admin(caller: CallerIs) -> Caller:
+    if not caller.is_admin:
+        raise ApiError(
+            403, "This is about all tenants; it takes a key made with `promptmill keys create --admin`.",
+            code="admin_key_needed",
+        )  # fmt: skip
+    return caller
+
+
+#: The same, for those who run the server.
+AdminIs = Annotated[Caller, Depends(_admin)]

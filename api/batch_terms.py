@@ -1,26 +1,29 @@
 """What a producer may ask of a batch, read and checked."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from api.errors import invalid
+from api.handling_terms import HANDLING, HandlingRequest, field_refused, handling_of
 from api.jobs import METADATA, check_metadata
 from api.priorities import PRIORITY
+from promptmill import handling
+from promptmill.errors import UsageError
+from promptmill.handling import NO_WINDOW, Handling
 from promptmill.kinds import PATHS, known_path
 
 MIN_OUTPUT_SECONDS: Final = 3_600
 MAX_OUTPUT_SECONDS: Final = 2_592_000
-MAX_WINDOW_SECONDS: Final = 365 * 86_400
 
 DEFAULT_WINDOW: Final = "24h"
-#: As long as it takes.
-NO_WINDOW: Final = "background"
-
-_WINDOW: Final = re.compile(r"(\d{1,9})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+#: What the OpenAPI document says of a window.
+WINDOW: Final[dict[str, Any]] = {
+    "type": "string",
+    "pattern": f"^([0-9]{{1,9}}[smhd]|{NO_WINDOW})$",
+    "description": "90m, 24h, 7d (365 days at most), or background: as long as it takes.",
+}
 
 
 class ExpiresAfter(msgspec.Struct):
@@ -30,8 +33,8 @@ class ExpiresAfter(msgspec.Struct):
     seconds: int
 
 
-class BatchRequest(msgspec.Struct, kw_only=True):
-    """OpenAI's and Together's body in one; `open` is ours."""
+class BatchRequest(HandlingRequest, kw_only=True):
+    """OpenAI's and Together's body in one; `open`, `dry_run`, and how it is to be handled, are ours."""
 
     input_file_id: str | None = None
     endpoint: str | None = None
@@ -41,6 +44,7 @@ class BatchRequest(msgspec.Struct, kw_only=True):
     priority: int | str | None = None
     model_id: str | None = None
     open: bool = False
+    dry_run: bool = False
 
 
 #: What the OpenAPI document says of it.
@@ -53,12 +57,7 @@ BODY: Final[dict[str, Any]] = {
     "properties": {
         "input_file_id": {"type": "string", "description": "A file of purpose batch or batch-api."},
         "endpoint": {"type": "string", "description": "Where the lines go.", "enum": list(PATHS)},
-        "completion_window": {
-            "type": "string",
-            "default": DEFAULT_WINDOW,
-            "pattern": f"^([0-9]{{1,9}}[smhd]|{NO_WINDOW})$",
-            "description": "90m, 24h, 7d (365 days at most), or background: as long as it takes.",
-        },
+        "completion_window": {**WINDOW, "default": DEFAULT_WINDOW},
         "metadata": METADATA,
         "output_expires_after": {
             "type": "object",
@@ -71,6 +70,8 @@ BODY: Final[dict[str, Any]] = {
         "priority": PRIORITY,
         "model_id": {"type": "string", "minLength": 1, "description": "For lines that name no model."},
         "open": {"type": "boolean", "default": False, "description": "Jobs can be added until it is sealed."},
+        "dry_run": {"type": "boolean", "default": False, "description": "Make none; say what is to be expected."},
+        **HANDLING,
     },
 }
 
@@ -90,18 +91,20 @@ def path_of(wanted: BatchRequest) -> str | None:
     return path
 
 
-def window_of(wanted: BatchRequest) -> tuple[str, float | None]:
-    """The window as it is shown, and its seconds. Raises ApiError."""
+def window_of(wanted: BatchRequest, now: float, not_before: float | None) -> tuple[str, float | None]:
+    """The window as it is shown, and when it closes. Raises ApiError."""
     text = DEFAULT_WINDOW if wanted.completion_window is None else wanted.completion_window
-    if text == NO_WINDOW:
-        return text, None
-    found = _WINDOW.fullmatch(text)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < seconds <= MAX_WINDOW_SECONDS:
-        raise invalid(
-            "completion_window must be like 90m, 24h or 7d, 365 days at most, or background.", param="completion_window"
-        )
-    return text, float(seconds)
+    try:
+        return text, handling.deadline(text, made_at=now, not_before=not_before)
+    except UsageError as error:
+        raise field_refused(error) from None
+
+
+def handling_asked(wanted: BatchRequest) -> Handling:
+    """How it is to be handled. Raises ApiError."""
+    if wanted.open and wanted.input_file_id is None and wanted.canary:
+        raise invalid("A batch that has no jobs yet can have no canary; make it of a file.", param="canary")
+    return handling_of(wanted)
 
 
 def metadata_of(metadata: Mapping[str, str] | None) -> str | None:

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from api import batch_terms, bodies, idempotency
+from api import batch_terms, bodies, dry_run, idempotency
 from api.auth import Caller, CallerIs
 from api.batch_facts import facts_of
 from api.batch_terms import BatchRequest
 from api.dialects import Dialect, spoken
-from api.dialects.batches import OpenAIBatch, TogetherBatch, batch_object
-from api.errors import ApiError, invalid, not_found
-from api.openapi import IDEMPOTENCY_KEY, answers, schema, takes
+from api.dialects.batches import OPENAI_BATCH, TOGETHER_BATCH, batch_object
+from api.errors import invalid, not_found
+from api.openapi import IDEMPOTENCY_KEY, answers, takes
 from api.pages import page, page_schema
 from api.priorities import priority
 from api.state import House, HouseIs
@@ -32,29 +32,35 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 #: Who waits is told at once by a hint; where none comes, after this long.
 _LOOK_SECONDS: Final = 1.0
 _BETWEEN_LOOKS_SECONDS: Final = 0.1
-#: So long does `cancel` wait to be able to say `cancelled`.
-_CANCEL_SECONDS: Final = 0.5
 _PURPOSES: Final = {"batch": Dialect.OPENAI, "batch-api": Dialect.TOGETHER}
 
-BATCH_SCHEMA: Final = {"anyOf": [schema(OpenAIBatch), schema(TogetherBatch)]}
+BATCH_SCHEMA: Final = {"anyOf": [OPENAI_BATCH, TOGETHER_BATCH]}
 _CREATED: Final = {
     "type": "object",
     "required": ["job", "warning"],
-    "properties": {"job": schema(TogetherBatch), "warning": {"type": "string"}},
+    "properties": {"job": TOGETHER_BATCH, "warning": {"type": "string"}},
 }
-_PAGE: Final = {"anyOf": [page_schema(schema(OpenAIBatch)), {"type": "array", "items": schema(TogetherBatch)}]}
+_PAGE: Final = {"anyOf": [page_schema(OPENAI_BATCH), {"type": "array", "items": TOGETHER_BATCH}]}
 
 
 @router.post(
     "",
     openapi_extra=takes(batch_terms.BODY, parameters=[IDEMPOTENCY_KEY]),
-    responses={**answers(_CREATED, status=201), **answers(schema(OpenAIBatch), 409, 413)},
+    responses={
+        **answers(_CREATED, status=201),
+        **answers({"anyOf": [OPENAI_BATCH, dry_run.DRY_RUN_SCHEMA]}, 409, 413),
+    },
 )
 async def create(request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Make a batch of an uploaded file. Its lines are checked afterwards: a batch whose file is wrong ends `failed`,
-    with what is wrong on which line, and nothing of it is sent."""
+    with what is wrong on which line, and nothing of it is sent. `dry_run`: none is made; its lines are checked at once,
+    and what is to be expected of them is told."""
     data = await bodies.read(request, _MAX_BODY_BYTES)
     wanted = bodies.decode(data, BatchRequest)
+    if wanted.dry_run:
+        source = await _input_file(house, caller, wanted)
+        one_endpoint = _dialect_of(request, source) is Dialect.OPENAI
+        return await dry_run.answer(house, caller, wanted, source, one_endpoint=one_endpoint)
     key = idempotency.key_of(request)
     async with idempotency.once(house, caller, key, data) as made:
         if made is None:
@@ -71,14 +77,16 @@ async def create(request: Request, house: HouseIs, caller: CallerIs) -> Response
 
 
 async def _make(request: Request, house: House, caller: Caller, wanted: BatchRequest, key: str | None) -> BatchRow:
-    window, seconds = batch_terms.window_of(wanted)
+    now = house.clock()
+    handled = batch_terms.handling_asked(wanted)
+    window, deadline = batch_terms.window_of(wanted, now, handled.not_before)
     path = batch_terms.path_of(wanted)
     source = await _input_file(house, caller, wanted)
-    now = house.clock()
     terms: dict[str, Any] = {
         "defaults": Defaults(model=wanted.model_id, endpoint=path).to_json(),
         "priority": priority(wanted.priority),
-        "deadline": None if seconds is None else now + seconds,
+        "handling": handled,
+        "deadline": deadline,
         "max_attempts": house.settings.max_attempts,
         "tenant_id": caller.tenant_id,
         "is_open": wanted.open,
@@ -86,7 +94,7 @@ async def _make(request: Request, house: House, caller: Caller, wanted: BatchReq
         "completion_window": window,
         "metadata": batch_terms.metadata_of(wanted.metadata),
         "output_expires_seconds": batch_terms.output_seconds_of(wanted),
-        "dialect": _spoken_or(request, None if source is None else _PURPOSES[source.purpose]).value,
+        "dialect": _dialect_of(request, source).value,
     }
     async with house.db.write() as connection:
         if source is None:
@@ -195,27 +203,6 @@ async def _ended(house: House, row: BatchRow, seconds: float) -> BatchRow:
     return row
 
 
-@router.post("/{batch_id}/cancel", responses=answers(BATCH_SCHEMA, 404, 409))
-async def cancel(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
-    """Stop it: what was not sent is not sent any more; calls that are out end, and their answers are kept."""
-    row = await find(house, caller, batch_id)
-    now = house.clock()
-    if row.state is BatchState.VALIDATING and await admissions.stop(house.db, batch_id=row.id, now=now):
-        house.admitter.admit(row.id)  # whose turn it is removes what was read so far
-        await house.admitter.done(row.id, within_seconds=_CANCEL_SECONDS)
-    elif await batches.cancel(house.db, batch_id=row.id, now=now):
-        work = batches.finish_cancelling(house.db, batch_id=row.id, now=now)
-        await house.admitter.chore(work, within_seconds=_CANCEL_SECONDS)
-    elif row.state is not BatchState.CANCELLING:
-        row = await batches.get(house.db, row.id)
-        if row.state is not BatchState.CANCELLING:
-            raise ApiError(
-                409, f"The batch {row.public_id} is {row.state.value}; only one that has not ended can be cancelled.",
-                code="batch_not_cancellable",
-            )  # fmt: skip
-    return await answer(request, house, await batches.get(house.db, row.id))
-
-
 async def find(house: House, caller: Caller, batch_id: str) -> BatchRow:
     """The caller's batch. Raises ApiError."""
     row = await batches.by_public_id(house.db, batch_id, tenant_id=caller.tenant_id)
@@ -236,6 +223,11 @@ async def _told(house: House, row: BatchRow, dialect: Dialect) -> dict[str, Any]
 
 def _words(request: Request, row: BatchRow) -> Dialect:
     return _spoken_or(request, None if row.dialect is None else Dialect(row.dialect))
+
+
+def _dialect_of(request: Request, source: FileRow | None) -> Dialect:
+    """That of a new batch of this file."""
+    return _spoken_or(request, None if source is None else _PURPOSES[source.purpose])
 
 
 def _spoken_or(request: Request, otherwise: Dialect | None) -> Dialect:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import dialects
 from api.errors import ApiError
-from promptmill.errors import InputError, NotFound, StoreError, UsageError
+from promptmill.errors import InputError, NotFound, NotNow, StoreError, UsageError
 
 log = logging.getLogger("promptmill.api")
 
@@ -167,6 +167,7 @@ _MEANINGS: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     ApiError: lambda error: error,
     InputError: _from_input,
     NotFound: lambda error: ApiError(404, str(error), code="not_found"),
+    NotNow: lambda error: ApiError(409, f"{error}.", code="wrong_state"),
     UsageError: lambda error: ApiError(400, str(error), code="invalid_request"),
     RequestValidationError: _from_validation,
     HTTPException: _from_http,

@@ -10,13 +10,15 @@ import sqlalchemy as sa
 
 from api.state import House
 from promptmill.errors import StoreError
-from promptmill.store import batches, held, idempotency, upkeep
+from promptmill.store import batches, control, held, idempotency, upkeep
 from promptmill.store.purge import purge_files
 
 log = logging.getLogger("promptmill.api")
 
 #: Chores that one process does for all.
 CHORES_SECONDS: Final = 60.0
+#: So often is looked for batches that are to be cancelled.
+CANCELLING_SECONDS: Final = 2.0
 _LEASE: Final = "api-chores"
 _AWAY: Final = (OSError, sa.exc.SQLAlchemyError, StoreError)
 
@@ -27,12 +29,15 @@ async def kept(house: House) -> AsyncIterator[None]:
     with suppress(*_AWAY):  # it serves what it can: /healthz, and /readyz says what is missing
         await house.held.write(now=house.clock())
     over = asyncio.Event()
-    task = asyncio.create_task(_keep(house, over), name="promptmill-housekeeping")
+    tasks = [
+        asyncio.create_task(_keep(house, over), name="promptmill-housekeeping"),
+        asyncio.create_task(_finish_cancelling(house, over), name="promptmill-cancelling"),
+    ]
     try:
         yield
     finally:
         over.set()
-        await task
+        await asyncio.gather(*tasks)
         with suppress(*_AWAY):  # the database is away: the lease runs out by itself
             await house.held.aclose()
 
@@ -52,6 +57,19 @@ async def _keep(house: House, over: asyncio.Event) -> None:
                     await _chores(house, now)
         except _AWAY as error:
             log.warning("housekeeping waits, the database is away (%s)", type(error).__name__)
+
+
+async def _finish_cancelling(house: House, over: asyncio.Event) -> None:
+    """Where no worker runs that would: batches that are cancelling come to their end all the same."""
+    while not over.is_set():
+        with suppress(TimeoutError):  # the usual case: it goes on
+            await asyncio.wait_for(over.wait(), CANCELLING_SECONDS)
+            return
+        try:
+            for batch_id in await control.cancelling(house.db):
+                await control.finish_cancelling(house.db, batch_id=batch_id, now=house.clock())
+        except _AWAY as error:
+            log.warning("cancelling waits, the database is away (%s)", type(error).__name__)
 
 
 async def _chores(house: House, now: float) -> None:

@@ -19,9 +19,9 @@ from api.openapi import IDEMPOTENCY_KEY, answers, takes
 from api.pages import page
 from api.priorities import PRIORITY, priority
 from api.state import House, HouseIs, at_once
-from api.times import LATEST, moment
+from api.times import MOMENT, moment
 from promptmill.errors import LineError
-from promptmill.intake.again import AGAIN, start_again
+from promptmill.intake.again import AGAIN, Again, start_again
 from promptmill.intake.inbox import Submission, Submitted
 from promptmill.job import FINISHED, State
 from promptmill.kinds import PATHS
@@ -62,22 +62,14 @@ class JobsRequest(JobRequest, kw_only=True):
 
 
 #: What the OpenAPI document says of it.
-_MOMENT: Final = {
-    "description": "Unix seconds, or RFC 3339 with its zone.",
-    "anyOf": [
-        {"type": "number", "minimum": 0, "maximum": LATEST},
-        {"type": "string", "format": "date-time"},
-        {"type": "null"},
-    ],
-}
 _ONE: Final[dict[str, Any]] = {
     "body": any_call(),
     "url": {"enum": [*PATHS, None], "description": "The endpoint; else it is told by the body's fields."},
     "method": {"type": ["string", "null"], "enum": ["POST", None]},
     "custom_id": {"type": ["string", "null"], "maxLength": 512},
     "priority": {"anyOf": [PRIORITY, {"type": "null"}]},
-    "not_before": _MOMENT,
-    "deadline": _MOMENT,
+    "not_before": MOMENT,
+    "deadline": MOMENT,
     "metadata": {"anyOf": [METADATA, {"type": "null"}]},
 }
 _JOB: Final = {"type": "object", "required": ["body"], "properties": _ONE}
@@ -245,9 +237,10 @@ async def retry(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
     """Try a job again that failed, expired or was cancelled. The ledger keeps its earlier attempts."""
     row = await _found(house, caller, job_id)
     batch_id, position = row.key
-    if row.state not in AGAIN or not await start_again(
-        house.db, house.settings, batch_id, positions=[position], clock=house.clock
-    ):
+    again = Again()
+    if row.state in AGAIN:
+        again = await start_again(house.db, house.settings, batch_id, positions=[position], clock=house.clock)
+    if not again.retried:
         raise ApiError(
             409, f"{job_id} is {row.state.value}; only jobs that failed, expired or were cancelled are tried again.",
             code="job_not_retriable",

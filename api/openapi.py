@@ -80,11 +80,15 @@ def reference(name: str) -> dict[str, Any]:
 
 
 def takes(
-    struct: Any, content_type: str = "application/json", *, parameters: Sequence[Mapping[str, Any]] = ()
+    struct: Any,
+    content_type: str = "application/json",
+    *,
+    parameters: Sequence[Mapping[str, Any]] = (),
+    required: bool = True,
 ) -> dict[str, Any]:
     """`openapi_extra` of a route that reads such a body, and `parameters` that FastAPI does not know of."""
     described = schema(struct) if not isinstance(struct, dict) else struct
-    body = {"requestBody": {"required": True, "content": {content_type: {"schema": described}}}}
+    body = {"requestBody": {"required": required, "content": {content_type: {"schema": described}}}}
     return {**body, "parameters": list(parameters)} if parameters else body
 
 

@@ -3,6 +3,8 @@
 from typing import Any, Final
 
 from api.errors import invalid
+from promptmill.errors import UsageError
+from promptmill.handling import priority_number
 from promptmill.priority import CLASSES, INTERACTIVE, LOWEST
 
 #: What the OpenAPI document says of it.
@@ -13,15 +15,8 @@ PRIORITY: Final[dict[str, Any]] = {
 
 
 def priority(value: int | str | None) -> int:
-    """The number. Raises ApiError. The interactive class is the gateway's: whoever waits goes first."""
-    if value is None:
-        return 0
-    if isinstance(value, str):
-        if value not in CLASSES:
-            raise invalid(f"priority must be an integer or one of {', '.join(CLASSES)}.", param="priority")
-        value = CLASSES[value]
-    if value == INTERACTIVE:
-        return INTERACTIVE - 1
-    if not LOWEST <= value < INTERACTIVE:
-        raise invalid(f"priority must lie between {LOWEST} and {INTERACTIVE - 1}.", param="priority")
-    return value
+    """The number. Raises ApiError."""
+    try:
+        return 0 if value is None else priority_number(value)
+    except UsageError as error:
+        raise invalid(f"{error}.", param="priority") from None

@@ -42,6 +42,8 @@ class House:
     traffic: "Traffic"
     meter: "Meter"
     upstreams: Upstreams
+    #: Dry runs that read their files: a few at a time, as admissions.
+    dry_runs: asyncio.Semaphore
     #: Set when the server is to stop.
     closing: asyncio.Event
     #: This process among others that hold requests or read batches in.

@@ -3,13 +3,21 @@
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from cli import standstill
+from promptmill import handling, outlook
 from promptmill.engine import Database
+from promptmill.estimate import Bill, bill_of
 from promptmill.job import State
+from promptmill.outlook import Outlook
+from promptmill.settings import Settings
 from promptmill.store import batches, lanes, overview, results
 from promptmill.store.batches import BatchRow
 from promptmill.store.lanes import LaneRow
 from promptmill.store.overview import WorkerRow
 from promptmill.store.workers import LEASE_SECONDS
+from promptmill.told import bill_told, foresight_told
 
 #: custom_ids that are named for each reason, where somebody asks for failures.
 _EXAMPLES = 3
@@ -38,9 +46,15 @@ class Detail:
     calls: dict[str, int]
     failures: tuple[FailureReason, ...]
     workers: tuple[WorkerRow, ...]
+    #: Why it stands still by somebody's word, a sentence for each.
+    standstill: tuple[str, ...]
+    outlook: Outlook | None  # until it has ended
+    bill: Bill
 
 
-async def read_detail(db: Database, reference: str | None, *, with_examples: bool) -> Detail:
+async def read_detail(
+    db: Database, settings: Settings, reference: str | None, *, with_examples: bool, now: float
+) -> Detail:
     """The batch that is meant (see `batches.find`), in detail; examples cost a query for each reason."""
     batch = await batches.find(db, reference)
     unfinished = (await batches.counts_by_state(db, [batch.id])).get(batch.id, {})
@@ -54,6 +68,9 @@ async def read_detail(db: Database, reference: str | None, *, with_examples: boo
         calls=dict(sorted(calls.items(), key=lambda item: (-item[1], item[0]))),
         failures=await _failures(db, batch.id, with_examples=with_examples),
         workers=tuple(await overview.working(db)),
+        standstill=await standstill.reasons(db, batch, now=now),
+        outlook=(await outlook.of_batches(db, settings, [batch], now=now, left={batch.id: left})).get(batch.id),
+        bill=await bill_of(db, settings, batch),
     )
 
 
@@ -95,6 +112,9 @@ def batch_facts(batch: BatchRow) -> dict[str, Any]:
         "completion_tokens": batch.completion_tokens,
         "reasoning_tokens": batch.reasoning_tokens,
         "cached_tokens": batch.cached_tokens,
+        "priority": batch.priority,
+        "deadline": batch.deadline,
+        **{name: getattr(batch, name) for name in handling.FIELDS},
         "created_at": batch.created_at,
         "started_at": batch.in_progress_at,
         "finished_at": batch.finished_at,
@@ -105,6 +125,7 @@ def detail_facts(detail: Detail, *, now: float) -> dict[str, Any]:
     """A batch in detail as `--json` shows it."""
     return {
         "batch": batch_facts(detail.batch),
+        "standstill": list(detail.standstill),
         "jobs": {state.value: detail.jobs.get(state, 0) for state in State},
         "lanes": [
             {
@@ -132,4 +153,6 @@ def detail_facts(detail: Detail, *, now: float) -> dict[str, Any]:
             }
             for worker in detail.workers
         ],
+        "foresight": None if detail.outlook is None else msgspec.to_builtins(foresight_told(detail.outlook)),
+        "bill": msgspec.to_builtins(bill_told(detail.bill)),
     }

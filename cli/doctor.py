@@ -13,12 +13,14 @@ import sqlalchemy as sa
 import typer
 from redis.exceptions import RedisError
 
+from cli.standstill import named
 from promptmill import schema
 from promptmill.engine import Database
 from promptmill.errors import PromptmillError
 from promptmill.job import LaneState
 from promptmill.settings import Settings, load
-from promptmill.store import batches, lanes, workers
+from promptmill.store import lanes, pauses, workers
+from promptmill.store.active import active
 
 #: Clocks that differ by more than this make retries and deadlines fall at odd times.
 _SKEW_SECONDS = 2.0
@@ -68,6 +70,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await _clock(db, now))
         findings += await _workers(db, now)
         findings += await _lanes(db, now)
+        findings += [Finding("note", "paused", named(pause, name)) for pause, name in await pauses.named(db)]
     except (OSError, sa.exc.SQLAlchemyError, PromptmillError) as error:
         words = str(getattr(error, "orig", None) or error).partition("\n")[0]
         findings.append(Finding("wrong", "database", f"cannot be used: {words}"))
@@ -100,9 +103,9 @@ async def _clock(db: Database, now: float) -> Finding:
 async def _workers(db: Database, now: float) -> list[Finding]:
     alive = await workers.alive(db, now=now)
     silent = await workers.silent(db, now=now)
-    ready = await batches.active(db, now=time.time())
+    ready = await active(db, now=time.time())
     open_lanes = {row.id for row in await lanes.read(db) if row.state is not LaneState.HALTED}
-    claimable = any(active.lane_id in open_lanes for active in ready)
+    claimable = any(each.lane_id in open_lanes for each in ready)
     findings = []
     if silent:
         words = f"{len(silent)} stopped without a word; their jobs are given back by the next that does upkeep"

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -126,6 +127,12 @@ class Reading:
             content = self._waiting(lambda: opened_files.enter_context(open_input(name)))
             while (chunk := self._waiting(lambda: next(content, None))) is not None:
                 yield chunk
+
+    def answer(self, question: str) -> str:
+        """A line of standard input, asked for on stderr. Raises Interrupted."""
+        print(question, end="", file=sys.stderr, flush=True)
+        line: str = self._waiting(sys.stdin.readline)
+        return line
 
     def _waiting(self, read: Callable[[], T]) -> T:
         self._waits = True

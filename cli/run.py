@@ -4,15 +4,17 @@ import asyncio
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import progress
+from cli import handling_options, progress
+from cli.dry_run import DryRun, dry_run_of, show
 from cli.embedded import (
     Interrupted,
     Reading,
@@ -25,11 +27,15 @@ from cli.embedded import (
 )
 from cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from cli.export import check_places, database_files, write_outputs
+from cli.forecast import Forecast
+from cli.standstill import goes_on, is_paused, reasons
 from cli.teller import Teller, shortened
 from promptmill.engine import Database
 from promptmill.errors import UsageError
+from promptmill.handling import priority_number
 from promptmill.intake import Source, Terms, take_in
 from promptmill.job import BatchState
+from promptmill.jsonl import open_input
 from promptmill.request import Defaults
 from promptmill.settings import Settings, load
 from promptmill.store import batches, lanes, results
@@ -48,8 +54,7 @@ class RunOptions:
     input: str
     out: Path | None
     errors: Path | None
-    defaults: Defaults
-    skip_bad_lines: bool
+    terms: Terms
     fresh: bool
     as_json: bool
     quiet: bool
@@ -75,8 +80,21 @@ def run(
     grace: Annotated[
         float | None, typer.Option(help="Seconds that Ctrl-C waits for calls under way.", show_default="10")
     ] = None,
+    priority: handling_options.Priority = "normal",
+    window: handling_options.Window = None,
+    weight: handling_options.Weight = None,
+    budget_tokens: handling_options.BudgetTokens = None,
+    budget_cost: handling_options.BudgetCost = None,
+    canary: handling_options.Canary = None,
+    canary_percent: handling_options.CanaryPercent = None,
+    canary_ask: handling_options.CanaryAsk = False,
+    not_before: handling_options.NotBefore = None,
     skip_bad_lines: Annotated[bool, typer.Option("--skip-bad-lines", help="Run the good lines of a bad file.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming an earlier run.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only check the input, and say what it will take in tokens, money and time."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress and summary as JSON lines on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
@@ -96,10 +114,22 @@ def run(
         max_attempts=max_attempts,
         grace_seconds=grace,
     )
-    options = RunOptions(
-        input=input, out=Path(out) if out else None, errors=Path(errors) if errors else None,
-        defaults=Defaults(model, endpoint), skip_bad_lines=skip_bad_lines, fresh=fresh, as_json=as_json, quiet=quiet,
+    handled = handling_options.handling_of(
+        weight=weight, budget_tokens=budget_tokens, budget_cost=budget_cost, canary=canary,
+        canary_percent=canary_percent, canary_ask=canary_ask, not_before=not_before,
     )  # fmt: skip
+    terms = Terms(
+        defaults=Defaults(model, endpoint), skip_bad_lines=skip_bad_lines, priority=priority_number(priority),
+        deadline=handling_options.deadline_of(window, None, handled, now=time.time()), completion_window=window,
+        handling=handled,
+    )  # fmt: skip
+    options = RunOptions(
+        input=input, out=Path(out) if out else None, errors=Path(errors) if errors else None, terms=terms, fresh=fresh,
+        as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+    if dry_run:
+        show(uvloop.run(_dry_run(options, settings)), as_json=as_json)
+        return
     try:
         code = uvloop.run(_run(options, settings))
     except KeyboardInterrupt:  # before the work began, or after it ended
@@ -119,9 +149,23 @@ async def _run(options: RunOptions, settings: Settings) -> int:
             if batch is None:
                 return EXIT_INTERRUPTED
             drain, interrupted = None, False
-            if await batches.running(db, batch.id):
+            while await batches.running(db, batch.id):
+                batch = await batches.get(db, batch.id)
+                if await is_paused(db, batch) and not await goes_on(db, batch, tell, may_ask=not options.as_json):
+                    break
                 drain, interrupted = await _work(db, settings, batch, options, tell)
+                if interrupted or not await is_paused(db, batch):
+                    break  # it is done, or its lanes are halted
         return await _finish(db, options, batch.id, drain, tell, interrupted=interrupted)
+
+
+async def _dry_run(options: RunOptions, settings: Settings) -> DryRun:
+    key = None
+    if not options.fresh and not _is_pipe(options.input):
+        with open_input(options.input) as chunks:
+            key = _run_key(_digest_of(chunks), options, settings)
+    terms = replace(options.terms, run_key=key)
+    return await dry_run_of(options.input, settings, terms)
 
 
 async def _work(
@@ -138,6 +182,7 @@ async def _work(
     terms = DrainTerms(worker_name=worker_name(), only_batches=frozenset({batch.id}), until_done=True)
     drain = Drain(db, settings, desk, MemoryLimiter(clock), terms, clock=clock)
     stop = asyncio.Event()
+    forecast = Forecast(db, settings, batch.id, clock)
 
     def first() -> None:
         stop.set()
@@ -151,14 +196,14 @@ async def _work(
         counts = drain.counts
         return progress.Reading(
             batch.done + counts.succeeded + counts.failed, batch.failed + counts.failed, counts.retried,
-            counts.in_flight, counts.tokens, _why(drain),
+            counts.in_flight, counts.tokens, _why(drain), forecast.outlook, clock(),
         )  # fmt: skip
 
     meter = progress.Meter(batch.total, read)
     mode = progress.mode_for(as_json=options.as_json, quiet=options.quiet)
     try:
         with stopping_on_signals(first, drain.abandon):
-            async with progress.Progress(meter, tell.title(settings, batch), mode):
+            async with forecast.looking(), progress.Progress(meter, tell.title(settings, batch), mode):
                 await drain.run(stop)
     finally:
         await desk.aclose()
@@ -226,7 +271,7 @@ async def _resumed_or_taken_in(
         chunks=_digesting(chunks, digest.update) if key is None else chunks,
         folder=Path() if key is None else Path(options.input).parent,
     )
-    terms = Terms(defaults=options.defaults, run_key=key, skip_bad_lines=options.skip_bad_lines)
+    terms = replace(options.terms, run_key=key)
     with tell.reading() as lines:
         taken = await take_in(db, settings, source, terms, clock=time.time, progress=lines)
     if key is None:
@@ -274,7 +319,7 @@ def _digest_of(chunks: Iterable[bytes]) -> str:
 def _run_key(content: str, options: RunOptions, settings: Settings) -> str:
     """What makes two runs the same: the input's bytes, where they go, and what is filled in."""
     where = sorted((upstream.name, upstream.url) for upstream in settings.upstreams)
-    facts = [content, where, options.defaults.to_json(), options.skip_bad_lines]
+    facts = [content, where, options.terms.defaults.to_json(), options.terms.skip_bad_lines]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=20).hexdigest()
 
 
@@ -299,6 +344,9 @@ async def _finish(
     for reason, count, message in (await results.failure_counts(db, batch_id))[:5]:
         tell.say(f"  {count:,} x {reason}: {shortened(message)}")
     tell.summary(batch, exit_code=code)
+    standing = await reasons(db, batch, now=time.time(), option=f" --db {shlex.quote(tell.database(db))}")
+    for line in (*standing, *([f"and then: {tell.command_line()}"] if standing else [])):
+        tell.say(line)
     if not options.out and batch.done:
         tell.say(f"answers are in {tell.database(db)}; print them with: promptmill results --db {tell.database(db)}")
     return code

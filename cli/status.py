@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from cli import status_view
+from cli import standstill, status_view
 from cli.batch_detail import Detail, batch_facts, detail_facts, read_detail
 from cli.database import existing_database
-from promptmill.store import batches
+from promptmill.settings import load
+from promptmill.store import batches, pauses
 from promptmill.store.batches import BatchRow
+from promptmill.store.pauses import What
 
 
 def status(
@@ -27,27 +30,34 @@ def status(
     """Show the batches, or one of them in detail."""
     now = time.time()
     if batch is None and not failures:
-        rows = asyncio.run(_listed(db))
+        rows, notes, elsewhere = asyncio.run(_listed(db, now))
         if as_json:
-            _print_json({"batches": [batch_facts(row) for row in rows]})
+            _print_json({"batches": [batch_facts(row) | {"waits_for": notes.get(row.id)} for row in rows]})
         else:
-            status_view.print_batches(rows, now=now, file=sys.stdout)
+            status_view.print_batches(rows, notes=notes, now=now, file=sys.stdout)
+            print("".join(f"paused: {words}\n" for words in elsewhere), end="")
         return
-    detail = asyncio.run(_read(db, batch, with_examples=failures))
+    detail = asyncio.run(_read(db, batch, with_examples=failures, now=now))
     if as_json:
         _print_json(detail_facts(detail, now=now))
     else:
         status_view.print_detail(detail, now=now, all_failures=failures, file=sys.stdout)
 
 
-async def _listed(option: str | None) -> list[BatchRow]:
+async def _listed(option: str | None, now: float) -> tuple[list[BatchRow], dict[int, str], list[str]]:
     async with existing_database(option) as db:
-        return await batches.listed(db)
+        rows = await batches.listed(db)
+        paused = await pauses.named(db)
+        own = {pause.id for pause, _ in paused if pause.what is What.BATCH}
+        notes = {row.id: standstill.note(row, is_paused=row.id in own, now=now) for row in rows}
+        elsewhere = [standstill.named(pause, name) for pause, name in paused if pause.what is not What.BATCH]
+        return rows, {batch_id: note for batch_id, note in notes.items() if note is not None}, elsewhere
 
 
-async def _read(option: str | None, reference: str | None, *, with_examples: bool) -> Detail:
+async def _read(option: str | None, reference: str | None, *, with_examples: bool, now: float) -> Detail:
+    settings = load(os.environ, database_url=option)
     async with existing_database(option) as db:
-        return await read_detail(db, reference, with_examples=with_examples)
+        return await read_detail(db, settings, reference, with_examples=with_examples, now=now)
 
 
 def _print_json(facts: dict[str, Any]) -> None:

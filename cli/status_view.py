@@ -4,7 +4,7 @@ Messages and names come from outside: they are shown as text, never as markup, a
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich import box
@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.batch_detail import Detail, finished_counts, is_silent
+from cli.foresight_view import amount, money, sentence
 from cli.progress import duration, quantity
+from promptmill.estimate import sum_of
 from promptmill.job import BatchState, LaneState, State
 from promptmill.store.batches import BatchRow
 from promptmill.store.lanes import LaneRow
@@ -37,7 +39,7 @@ _STYLES = {
 }
 
 
-class _Page:
+class Page:
     """Where it is shown."""
 
     def __init__(self, file: TextIO) -> None:
@@ -75,9 +77,9 @@ class _Page:
         self._file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def print_batches(rows: Sequence[BatchRow], *, now: float, file: TextIO) -> None:
-    """A line for each batch."""
-    page = _Page(file)
+def print_batches(rows: Sequence[BatchRow], *, notes: Mapping[int, str], now: float, file: TextIO) -> None:
+    """A line for each batch; `notes` (by its id) say what it waits for."""
+    page = Page(file)
     if not rows:
         page.line("this database has no batch yet")
         return
@@ -87,7 +89,7 @@ def print_batches(rows: Sequence[BatchRow], *, now: float, file: TextIO) -> None
             (
                 batch.public_id[:_ID_CHARACTERS] if page.is_terminal else batch.public_id,
                 _clean(batch.source),
-                _state(batch.state),
+                _state(batch.state).append(f" ({notes[batch.id]})" if batch.id in notes else ""),
                 f"{batch.done:,}/{batch.total:,}",
                 f"{batch.succeeded:,}",
                 f"{batch.failed + batch.expired + batch.invalid:,}",
@@ -103,7 +105,7 @@ def print_batches(rows: Sequence[BatchRow], *, now: float, file: TextIO) -> None
 
 def print_detail(detail: Detail, *, now: float, all_failures: bool, file: TextIO) -> None:
     """One batch: what is done, on which lanes, what the calls came to, what failed and why, who works on it."""
-    page, batch = _Page(file), detail.batch
+    page, batch = Page(file), detail.batch
     page.line(Text(batch.public_id, style="bold"), _state(batch.state), _clean(batch.source))
     page.line(f"started {_moment(batch.in_progress_at or batch.created_at)}, took {_took(batch, now)}")
     page.line(f"{batch.done:,} of {batch.total:,} done: {_counts(detail)}")
@@ -111,6 +113,12 @@ def print_detail(detail: Detail, *, now: float, all_failures: bool, file: TextIO
         f"tokens: {quantity(batch.prompt_tokens)} in ({quantity(batch.cached_tokens)} cached), "
         f"{quantity(batch.completion_tokens)} out ({quantity(batch.reasoning_tokens)} thinking)"
     )
+    for why in detail.standstill:
+        page.line(Text(_clean(why), style="yellow"))
+    if detail.outlook is not None and not (detail.standstill and detail.outlook.work.seconds is None):
+        page.line(sentence(detail.outlook))
+    if bill := _bill(detail):
+        page.line(bill)
     if detail.lanes:
         page.title("lanes")
         page.table(
@@ -140,7 +148,7 @@ def print_detail(detail: Detail, *, now: float, all_failures: bool, file: TextIO
         )
 
 
-def _print_failures(page: _Page, detail: Detail, *, all_failures: bool) -> None:
+def _print_failures(page: Page, detail: Detail, *, all_failures: bool) -> None:
     shown = detail.failures if all_failures else detail.failures[:_TOP]
     if not shown:
         if all_failures:
@@ -155,6 +163,19 @@ def _print_failures(page: _Page, detail: Detail, *, all_failures: bool) -> None:
     page.table(("jobs>", "reason", "for example~"), [(f"{why.jobs:,}", why.code, _clean(why.message)) for why in shown])
     if len(detail.failures) > len(shown):
         page.line(f"and {len(detail.failures) - len(shown)} more reasons: promptmill status --failures")
+
+
+def _bill(detail: Detail) -> str:
+    """What it cost and will, as far as its models have prices."""
+    bill = detail.bill
+    parts = [] if bill.spent is None else [f"{money(bill.spent)} {bill.currency} spent"]
+    if detail.batch.finished_at is None:
+        tokens = sum_of((bill.prompt_tokens, bill.completion_tokens))
+        span_ = f"{quantity(tokens.low)} to {quantity(tokens.high)}"
+        parts.append(f"about {quantity(tokens.likely)} tokens to come ({span_})")
+        if bill.cost is not None:
+            parts.append(f"about {amount(bill.cost, bill.currency)} to come")
+    return ", ".join(parts)
 
 
 def _counts(detail: Detail) -> str:

@@ -1,24 +1,33 @@
-"""`promptmill submit`, `cancel`, `resume`: give work to workers that run elsewhere, and take it back."""
+"""`promptmill submit` and `seal`: give work to workers that run elsewhere."""
 
 import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import handling_options as options
+from cli.adding import add_file
 from cli.database import existing_database
+from cli.dry_run import dry_run_of, show
 from cli.embedded import opened
-from promptmill.dispatch import Dispatcher
-from promptmill.errors import UsageError
+from cli.foresight_view import sentence
+from cli.ringing import ring
+from promptmill import outlook
+from promptmill.errors import NotNow, UsageError
+from promptmill.handling import priority_number
 from promptmill.intake import Source, Taken, Terms, take_in
-from promptmill.job import BatchState, LaneState
 from promptmill.jsonl import open_input
+from promptmill.outlook import Outlook
 from promptmill.request import Defaults
 from promptmill.settings import Settings, load
-from promptmill.store import batches, lanes
+from promptmill.store import batches, tenants
+from promptmill.store.batches import BatchRow
+from promptmill.tables import DEFAULT_TENANT
 
 _Db = Annotated[str | None, typer.Option(help="Database file or URL.", show_default="PROMPTMILL_DATABASE_URL")]
 
@@ -29,82 +38,112 @@ def submit(
     db: _Db = None,
     model: Annotated[str | None, typer.Option(help="For lines that name no model.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="For lines that name no url, e.g. /v1/completions.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    within: Annotated[float | None, typer.Option(metavar="SECONDS", help="What is not done by then expires.")] = None,
+    priority: options.Priority = "normal",
+    window: options.Window = None,
+    within: Annotated[float | None, typer.Option(metavar="SECONDS", help="The same as --window, in seconds.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Tries per job; waiting is not a try.")] = None,
     skip_bad_lines: Annotated[
         bool, typer.Option("--skip-bad-lines", help="Take the good lines of a bad file.")
     ] = False,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose batch it is; one of a new name is made.", show_default="default")
+    ] = None,
+    weight: options.Weight = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Its calls at once, at most.")] = None,
+    rpm: Annotated[float | None, typer.Option(help="Its requests per minute, at most.")] = None,
+    tpm: Annotated[float | None, typer.Option(help="Its tokens per minute, at most.")] = None,
+    budget_tokens: options.BudgetTokens = None,
+    budget_cost: options.BudgetCost = None,
+    canary: options.Canary = None,
+    canary_percent: options.CanaryPercent = None,
+    canary_ask: options.CanaryAsk = False,
+    not_before: options.NotBefore = None,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Jobs can be added (--append) until it is sealed: promptmill seal.")
+    ] = False,
+    append: Annotated[
+        str | None, typer.Option(metavar="BATCH", help="Add the file's jobs to this open batch; its terms hold.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only check the input, and say what it will take in tokens, money and time."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object.")] = False,
 ) -> None:
     """Enqueue a file of prompts for the workers; prints the batch's id."""
     settings = load(os.environ, database_url=db, max_attempts=max_attempts)
-    if within is not None and within <= 0:
-        raise UsageError("--within must be above 0 seconds")
+    if as_json and not dry_run:
+        raise UsageError("--json goes with --dry-run; what submit prints is the batch's id")
+    if append is not None:
+        if dry_run:
+            raise UsageError("--dry-run is of a batch of its own, not of jobs that are added: leave --append out")
+        batch, count = asyncio.run(_add(input, settings, append, db))
+        _told(count, db, settings, batch)
+        return
+    handled = options.handling_of(
+        weight=weight, max_in_flight=max_in_flight, rpm=rpm, tpm=tpm, budget_tokens=budget_tokens,
+        budget_cost=budget_cost, canary=canary, canary_percent=canary_percent, canary_ask=canary_ask,
+        not_before=not_before,
+    )  # fmt: skip
     terms = Terms(
         defaults=Defaults(model, endpoint),
         skip_bad_lines=skip_bad_lines,
-        priority=priority,
-        deadline=None if within is None else time.time() + within,
+        priority=priority_number(priority),
+        deadline=options.deadline_of(window, within, handled, now=time.time()),
+        completion_window=window,
+        handling=handled,
+        is_open=is_open,
     )
-    taken = asyncio.run(_submit(input, settings, terms))
+    if dry_run:
+        show(asyncio.run(dry_run_of(input, settings, terms, tenant=tenant)), as_json=as_json)
+        return
+    taken, expected = asyncio.run(_submit(input, settings, terms, tenant))
     for error in taken.errors[:20]:
         print(f"  {error}", file=sys.stderr)
     if taken.skipped:
         print(f"{taken.skipped:,} bad lines skipped; each has a result with its reason", file=sys.stderr)
-    if Dispatcher(settings.redis_url).work_arrived() or settings.redis_url is None:
-        print(f"{taken.jobs:,} jobs enqueued", file=sys.stderr)
+    _told(taken.jobs, db, settings, taken.batch, expected)
+
+
+def _told(jobs: int, db: str | None, settings: Settings, batch: BatchRow, expected: Outlook | None = None) -> None:
+    if ring(db) or settings.redis_url is None:
+        print(f"{jobs:,} jobs enqueued", file=sys.stderr)
     else:
-        print(f"{taken.jobs:,} jobs enqueued; Redis is away, so workers find them by polling", file=sys.stderr)
-    print(taken.batch.public_id)
+        print(f"{jobs:,} jobs enqueued; Redis is away, so workers find them by polling", file=sys.stderr)
+    if expected is not None:
+        print(sentence(expected), file=sys.stderr)
+    print(batch.public_id)
 
 
-async def _submit(name: str, settings: Settings, terms: Terms) -> Taken:
+async def _submit(name: str, settings: Settings, terms: Terms, tenant: str | None) -> tuple[Taken, Outlook | None]:
     async with opened(settings.database_url) as db:
+        owner = DEFAULT_TENANT if tenant is None else await tenants.ensure(db, tenant, now=time.time())
         with open_input(name) as chunks:
             folder = "." if name == "-" else os.path.dirname(name)  # noqa: PTH120 - pure, and so fit for async
             source = Source(name="stdin" if name == "-" else name, chunks=chunks, folder=Path(folder))
-            return await take_in(db, settings, source, terms, clock=time.time)
+            taken = await take_in(db, settings, source, replace(terms, tenant_id=owner), clock=time.time)
+        expected = await outlook.of_batches(db, settings, [taken.batch], now=time.time())
+        return taken, expected.get(taken.batch.id)
 
 
-def cancel(
+async def _add(name: str, settings: Settings, reference: str, option: str | None) -> tuple[BatchRow, int]:
+    async with existing_database(option) as db:
+        return await add_file(db, settings, name, reference)
+
+
+def seal(
     batch: Annotated[str, typer.Argument(help="A batch's id, or how it begins.")],
     *,
     db: _Db = None,
 ) -> None:
-    """Stop a batch: nothing more is sent, calls under way are kept."""
-    asyncio.run(_cancel(batch, db))
+    """Say that no more jobs are added to a batch: it ends when those that it has are done."""
+    print(f"sealed {asyncio.run(_seal(batch, db))}")
 
 
-async def _cancel(reference: str, option: str | None) -> None:
+async def _seal(reference: str, option: str | None) -> str:
     async with existing_database(option) as db:
         found = await batches.find(db, reference)
-        now = time.time()
-        if not await batches.cancel(db, batch_id=found.id, now=now) and found.state is not BatchState.CANCELLING:
-            raise UsageError(f"{found.public_id} is {found.state.value}; there is nothing left to cancel")
-        await batches.finish_cancelling(db, batch_id=found.id, now=now)
-        after = await batches.get(db, found.id)
-        under_way = after.total - after.done
-        words = f"; {under_way:,} calls under way are kept when they end" if under_way else ""
-        print(
-            f"{after.public_id} is {after.state.value}: {after.cancelled:,} cancelled, {after.succeeded:,} done{words}"
-        )
-
-
-def resume(
-    model: Annotated[str | None, typer.Argument(help="Only lanes of this model.", show_default="all")] = None,
-    *,
-    db: _Db = None,
-) -> None:
-    """Let halted lanes try again, after what halted them is mended."""
-    asyncio.run(_resume(model, db))
-
-
-async def _resume(model: str | None, option: str | None) -> None:
-    async with existing_database(option) as db:
-        halted = [row for row in await lanes.read(db) if row.state is LaneState.HALTED and model in (None, row.model)]
-        await lanes.resumed(db, lane_ids=[row.id for row in halted])
-        for row in halted:
-            print(f"resumed {row.model} at {row.upstream} (it was halted: {row.reason})")
-        if not halted:
-            print("no lane is halted" if model is None else f"no lane of {model} is halted")
-    Dispatcher(load(os.environ, database_url=option).redis_url).work_arrived()
+        if found.is_inbox:
+            raise NotNow(f"{found.public_id} holds jobs that were submitted singly; its server seals it")
+        await batches.seal_batch(db, batch_id=found.id, now=time.time())
+        return found.public_id

@@ -1,17 +1,20 @@
 """`promptmill watch`: the progress of a batch that others work on, until it is finished; exit codes as `run`."""
 
 import asyncio
+import os
 import time
 from typing import Annotated
 
 import typer
 
-from cli import progress
+from cli import progress, standstill
 from cli.database import existing_database
 from cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from cli.forecast import Forecast
 from cli.teller import Teller
 from promptmill.engine import Database
 from promptmill.job import BATCH_FINISHED, BatchState, LaneState, State
+from promptmill.settings import load
 from promptmill.store import batches, lanes, workers
 from promptmill.store.batches import BatchRow
 
@@ -35,7 +38,7 @@ def watch(
 async def _watch(reference: str | None, option: str | None, *, as_json: bool) -> int:
     async with existing_database(option) as db:
         found = await batches.find(db, reference)
-        look = _Look(found)
+        look = _Look(found, Forecast(db, load(os.environ, database_url=option), found.id, time.time))
         meter = progress.Meter(found.total, look)
         mode = progress.mode_for(as_json=as_json, quiet=False)
         async with progress.Progress(meter, f"{found.source}   {found.public_id}", mode):
@@ -53,8 +56,9 @@ def _exit_code(batch: BatchRow) -> int:
 class _Look:
     """The last look at the database; the meter reads it."""
 
-    def __init__(self, batch: BatchRow) -> None:
+    def __init__(self, batch: BatchRow, forecast: Forecast) -> None:
         self.batch = batch
+        self._forecast = forecast
         self._in_flight = 0
         self._waiting_for = ""
 
@@ -63,13 +67,18 @@ class _Look:
         self.batch = await batches.get(db, self.batch.id)
         states = (await batches.counts_by_state(db, [self.batch.id])).get(self.batch.id, {})
         self._in_flight = states.get(State.RUNNING, 0)
-        self._waiting_for = await _why(db, self.batch, states)
+        standing = await standstill.reasons(db, self.batch, now=self._forecast.clock())
+        self._waiting_for = "; ".join(standing) or await _why(db, self.batch, states)
+        await self._forecast.look()
 
     def __call__(self) -> progress.Reading:
         batch = self.batch
         failed = batch.done - batch.succeeded
         tokens = batch.prompt_tokens + batch.completion_tokens
-        return progress.Reading(batch.done, failed, batch.retried, self._in_flight, tokens, self._waiting_for)
+        return progress.Reading(
+            batch.done, failed, batch.retried, self._in_flight, tokens, self._waiting_for, self._forecast.outlook,
+            self._forecast.clock(),
+        )  # fmt: skip
 
 
 async def _why(db: Database, batch: BatchRow, states: dict[State, int]) -> str:

@@ -3,7 +3,8 @@
     PromptmillError
     ├── UsageError            the caller asked for something that cannot be: exit code 2, HTTP 400
     │   ├── SettingsError     a setting is missing, unreadable or contradictory
-    │   └── InputError        lines of an input are wrong; carries every one of them
+    │   ├── InputError        lines of an input are wrong; carries every one of them
+    │   └── NotNow            the thing is in no state for this: exit code 2, HTTP 409
     ├── StoreError            the database cannot be used as it is (schema behind, file locked, not ours)
     └── NotFound              no such file, batch, job or lane (or not this tenant's)
 
@@ -53,6 +54,10 @@ class InputError(UsageError):
         self.total = total
         noun = "problem" if total == 1 else "problems"
         super().__init__(f"{source}: {total} {noun}; nothing was sent")
+
+
+class NotNow(UsageError):  # noqa: N818 - reads as what it is: a fact about the thing
+    """What is asked for cannot be done to the thing in its state; the message says which, and what can be."""
 
 
 class StoreError(PromptmillError):

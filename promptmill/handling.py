@@ -16,9 +16,11 @@ MAX_WINDOW_SECONDS: Final = 365 * 86_400
 #: As long as it takes.
 NO_WINDOW: Final = "background"
 DEFAULT_CANARY_PERCENT: Final = 10.0
-_MOST_WEIGHT: Final = 1_000.0
+MOST_WEIGHT: Final = 1_000.0
+#: Beyond these it is a mistake, and no column could hold it.
+MOST: Final = {"max_in_flight": 1_000_000, "budget_tokens": 10**15, "canary": 10**9}
 
-_WINDOW: Final = re.compile(r"(\d{1,9})([smhd])")
+_WINDOW: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -61,8 +63,12 @@ def check(handling: Handling) -> None:
         value = getattr(handling, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be above 0, not {value:g}")
-    if handling.weight > _MOST_WEIGHT:
-        raise UsageError(f"weight must be {_MOST_WEIGHT:g} at most, not {handling.weight:g}")
+    for name, most in MOST.items():
+        value = getattr(handling, name)
+        if value is not None and value > most:
+            raise UsageError(f"{name} must be {most:,} at most, not {value:,}")
+    if handling.weight > MOST_WEIGHT:
+        raise UsageError(f"weight must be {MOST_WEIGHT:g} at most, not {handling.weight:g}")
     if not 0 <= handling.canary_percent <= 100:  # noqa: PLR2004 - per cent
         raise UsageError(f"canary_percent must lie between 0 and 100, not {handling.canary_percent:g}")
 
@@ -78,6 +84,13 @@ def window_seconds(text: str) -> float | None:
             f"completion_window must be like 90m, 24h or 7d, 365 days at most, or {NO_WINDOW}, not {text[:40]!r}"
         )
     return float(seconds)
+
+
+def deadline(window: str, *, made_at: float, not_before: float | None) -> float | None:
+    """When a completion window closes, in unix seconds: it opens when the batch is made, or when it may start. None for
+    `background`. Raises UsageError."""
+    seconds = window_seconds(window)
+    return None if seconds is None else max(made_at, not_before or 0.0) + seconds
 
 
 def priority_number(value: int | str) -> int:

@@ -34,7 +34,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
     #: Its deadline passed before it was answered.
     EXPIRED = "expired"
-    #: The input line was wrong and the producer asked to skip such lines; it was never sent.
+    #: The input line was wrong and the producer asked to skip such lines; it was never sent. A retry checks it again.
     INVALID = "invalid"
 
 
@@ -53,7 +53,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.FAILED: frozenset({State.READY}),
     State.CANCELLED: frozenset({State.READY}),
     State.EXPIRED: frozenset({State.READY}),
-    State.INVALID: frozenset(),
+    State.INVALID: frozenset({State.READY}),
 }
 
 

@@ -54,6 +54,8 @@ def test_every_command_and_flag_of_the_readme_exists():
             continue
         command = get_command(app).get_command(None, words[1])
         assert command is not None, line
+        if subcommands := getattr(command, "commands", {}):
+            command = subcommands[words[2]]
         flags = {flag for parameter in command.params for flag in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= flags, line
 
@@ -72,9 +74,11 @@ def test_the_settings_page_is_a_file_that_loads_and_names_every_setting(tmp_path
     loaded = settings.load({"PROMPTMILL_CONFIG": str(path), "TOGETHER_API_KEY": "k"})
     assert loaded.upstreams[0].key == "k"
     table = tomllib.loads(block)
-    (upstream,) = table.pop("upstream")
+    (upstream,), (price,) = table.pop("upstream"), table.pop("price")
+    assert set(price) == {f.name for f in fields(settings.PriceConfig)}
     assert set(upstream) - {"key_env"} == {f.name for f in fields(settings.UpstreamConfig)} - {"key", "key_source"}
-    assert set(table) == {f.name for f in fields(settings.Settings)} - {"database_url", "redis_url", "upstreams"}
+    elsewhere = {"database_url", "redis_url", "upstreams", "prices"}
+    assert set(table) == {f.name for f in fields(settings.Settings)} - elsewhere
 
 
 @pytest.mark.parametrize("names", [State, BatchState, Reason], ids=lambda names: names.__name__)

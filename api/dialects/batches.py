@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from api.dialects import Dialect
+from api.dialects.batch_control import BatchControl, with_control
 from promptmill.job import BATCH_FINISHED, BatchState
 from promptmill.store.batches import BatchRow
 
@@ -28,6 +29,7 @@ class BatchFacts:
     #: Where all of its jobs are on one lane.
     model: str | None
     path: str | None
+    control: BatchControl
 
 
 class Counts(msgspec.Struct):
@@ -55,7 +57,7 @@ class BatchFaults(msgspec.Struct):
 
 
 class OpenAIBatch(msgspec.Struct, kw_only=True):
-    """OpenAI's Batch; `priority` and `open` are ours."""
+    """OpenAI's Batch."""
 
     id: str
     object: str
@@ -79,8 +81,6 @@ class OpenAIBatch(msgspec.Struct, kw_only=True):
     request_counts: Counts
     usage: dict[str, Any]
     metadata: dict[str, str] | None
-    priority: int
-    open: bool
 
 
 class TogetherBatch(msgspec.Struct, kw_only=True):
@@ -104,9 +104,14 @@ class TogetherBatch(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | None
 
 
+OPENAI_BATCH: Final = with_control(OpenAIBatch)
+TOGETHER_BATCH: Final = with_control(TogetherBatch)
+
+
 def batch_object(facts: BatchFacts, dialect: Dialect) -> dict[str, Any]:
     """The batch in these words."""
-    made: dict[str, Any] = msgspec.to_builtins(_together(facts) if dialect is Dialect.TOGETHER else _openai(facts))
+    words = _together(facts) if dialect is Dialect.TOGETHER else _openai(facts)
+    made: dict[str, Any] = {**msgspec.to_builtins(words), **msgspec.to_builtins(facts.control)}
     return made
 
 
@@ -158,8 +163,6 @@ def _openai(facts: BatchFacts) -> OpenAIBatch:
             "total_tokens": row.prompt_tokens + row.completion_tokens,
         },
         metadata=_metadata(row),
-        priority=row.priority,
-        open=row.is_open,
     )
 
 

@@ -23,12 +23,12 @@ from promptmill.tables import batch_lanes, batches, file_parts, jobs
 from promptmill.tables import files as file_rows
 
 #: Beside "output" and "errors": what names the batch's own file among those that belong to it.
-_OWN_VIEW = "jobs"
+OWN_VIEW = "jobs"
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """A checked line that is to be a job. `line` is an envelope."""
+    """A checked line that is to be a job, in the form that `parsed` says."""
 
     line: bytes
     parsed: ParsedLine
@@ -65,13 +65,13 @@ async def append(
             sa.update(batches)
             .where(batches.c.id == batch.id, batches.c.is_open, batch_in(BatchState.IN_PROGRESS))
             .values(total=batches.c.total + count)
-            .returning(batches.c.total)
+            .returning(batches.c.total, batches.c.deadline)
         )
-        # From here on the batch is ours: who adds jobs too, waits.
-        total = (await connection.execute(taken)).scalar()
-        if total is None:
+        # From here on the batch is ours: who adds jobs too, or changes its deadline, waits.
+        row = (await connection.execute(taken)).one_or_none()
+        if row is None:
             raise NotOpen
-        first = int(total) - count
+        first = int(row.total) - count
         file_id = await _own_file(connection, batch, now)
         await _refuse_repeated(connection, {batch.file_id, file_id}, additions)
         parts, rows, lanes = [], [], dict[int, int]()
@@ -81,7 +81,7 @@ async def append(
             rows.append(
                 job_row(
                     parsed, batch_id=batch.id, position=position, lane_id=each.lane_id, file_id=file_id, part=position,
-                    now=now, not_before=None, deadline=batch.deadline,
+                    now=now, not_before=None, deadline=row.deadline,
                 )
             )  # fmt: skip
             lanes[each.lane_id] = lanes.get(each.lane_id, 0) + 1
@@ -97,7 +97,7 @@ async def _own_file(connection: AsyncConnection, batch: BatchRow, now: float) ->
     purpose = sa.select(file_rows.c.purpose).where(file_rows.c.id == batch.file_id)
     if (await connection.execute(purpose)).scalar() == OWN_PURPOSE:
         return batch.file_id
-    own = sa.select(file_rows.c.id).where(file_rows.c.batch_id == batch.id, file_rows.c.view == _OWN_VIEW)
+    own = sa.select(file_rows.c.id).where(file_rows.c.batch_id == batch.id, file_rows.c.view == OWN_VIEW)
     found = (await connection.execute(own)).scalar()
     if found is not None:
         return int(found)
@@ -105,7 +105,7 @@ async def _own_file(connection: AsyncConnection, batch: BatchRow, now: float) ->
         connection, filename=f"{batch.public_id}_jobs.jsonl", purpose=OWN_PURPOSE, tenant_id=batch.tenant_id, now=now
     )
     named = sa.update(file_rows).where(file_rows.c.id == file_id)
-    await connection.execute(named.values(batch_id=batch.id, view=_OWN_VIEW))
+    await connection.execute(named.values(batch_id=batch.id, view=OWN_VIEW))
     return file_id
 
 

@@ -10,7 +10,7 @@ from promptmill.errors import LineError
 from promptmill.jsonl import InputFormat, Line
 from promptmill.kinds import multipart_fields
 from promptmill.request import Defaults, ParsedLine, parse_line, render
-from promptmill.settings import Settings
+from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import files, lanes
 from promptmill.store.batches import BatchRow
 from promptmill.store.contents import store_bytes
@@ -87,8 +87,11 @@ class Checker:
                 None, "model_not_found", f"no upstream serves the model {model!r}; configured are: {names}", "model"
             )
         else:
-            self._lane_ids[model] = await lanes.ensure(self._db, upstream.name, model)
+            self._lane_ids[model] = await self._made_lane(upstream, model)
         return self._lane_ids[model]
+
+    async def _made_lane(self, upstream: UpstreamConfig, model: str) -> int:
+        return await lanes.ensure(self._db, upstream.name, model)
 
     async def _attach(self, line: Line, parsed: ParsedLine) -> LineError | None:
         """Keep the file that the line names, so that any worker can send it, even when the file is gone."""

@@ -54,6 +54,7 @@ class Terms:
     skip_bad_lines: bool = False
     priority: int = 0
     deadline: float | None = None
+    completion_window: str | None = None  # as it was said
     not_before: float | None = None
     handling: Handling = field(default_factory=Handling)
     tenant_id: int = DEFAULT_TENANT
@@ -92,6 +93,7 @@ async def take_in(
         run_key=terms.run_key,
         priority=terms.priority,
         deadline=terms.deadline,
+        completion_window=terms.completion_window,
         max_attempts=settings.max_attempts,
         handling=terms.handling,
         tenant_id=terms.tenant_id,

@@ -1,5 +1,5 @@
 """What somebody stopped for a while: a batch, a lane, a tenant, everything. While it lasts no call of it is started;
-calls that are out end and are kept. Drains leave it out where they look for work (`batches.active`)."""
+calls that are out end and are kept. Drains leave it out where they look for work (`active.active`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
-from promptmill.tables import pauses
+from promptmill.tables import batches, lanes, pauses, tenants
 
 
 class What(StrEnum):
@@ -75,6 +75,25 @@ async def listed(db: Database) -> list[Pause]:
     async with db.read() as connection:
         rows = await connection.execute(statement.order_by(pauses.c.since, pauses.c.what, pauses.c.id))
         return [Pause(What(what), id_, since, reason) for what, id_, since, reason in rows]
+
+
+async def named(db: Database) -> list[tuple[Pause, str | None]]:
+    """All of them, the oldest first, with what people call the thing: a batch's public id, a lane's model, a tenant's
+    name; None for everything."""
+    names: dict[tuple[str, int], str] = {}
+    own = {
+        What.BATCH: sa.select(batches.c.id, batches.c.public_id),
+        What.LANE: sa.select(lanes.c.id, lanes.c.model),
+        What.TENANT: sa.select(tenants.c.id, tenants.c.name),
+    }
+    found = await listed(db)
+    async with db.read() as connection:
+        for what, statement in own.items():
+            ids = [each.id for each in found if each.what is what]
+            if ids:
+                theirs = statement.where(db.any_of(statement.selected_columns.id, ids))
+                names.update({(what, id_): name for id_, name in await connection.execute(theirs)})
+    return [(each, names.get((each.what, each.id))) for each in found]
 
 
 async def of_batches(db: Database, batch_ids: Iterable[int]) -> dict[int, Pause]:

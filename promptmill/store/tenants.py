@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
-from promptmill.errors import NotFound
+from promptmill.errors import NotFound, UsageError
 from promptmill.tables import api_keys, tenants
 
 _KEY: Final = re.compile(r"pm_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_MAX_NAME: Final = 200
 #: Compared with when there is no such key, so that this takes as long.
 _NOBODY: Final = "0" * 64
 
@@ -47,15 +49,32 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+async def ensure(db: Database, name: str, *, now: float) -> int:
+    """The tenant's id; made where the name is new. Raises UsageError for what is no name."""
+    async with db.write() as connection:
+        return await _ensured(connection, name, now)
+
+
+async def _ensured(connection: AsyncConnection, name: str, now: float) -> int:
+    if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
+        raise UsageError(f"a tenant's name must have 1 to {_MAX_NAME} printable characters")
+    found = sa.select(tenants.c.id).where(tenants.c.name == name)
+    tenant_id = (await connection.execute(found)).scalar()
+    if tenant_id is None:
+        try:
+            async with connection.begin_nested():
+                await connection.execute(sa.insert(tenants).values(name=name, created_at=now))
+        except sa.exc.IntegrityError:
+            pass  # another process made it at the same moment
+        tenant_id = (await connection.execute(found)).scalar_one()
+    return int(tenant_id)
+
+
 async def create_key(db: Database, *, tenant: str, name: str, is_admin: bool, now: float) -> str:
     """A new key for the tenant of this name, who is made where new. Returns the key: it is shown this once."""
     public_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     async with db.write() as connection:
-        found = sa.select(tenants.c.id).where(tenants.c.name == tenant)
-        tenant_id = (await connection.execute(found)).scalar()
-        if tenant_id is None:
-            made = sa.insert(tenants).values(name=tenant, created_at=now).returning(tenants.c.id)
-            tenant_id = (await connection.execute(made)).scalar_one()
+        tenant_id = await _ensured(connection, tenant, now)
         await connection.execute(
             sa.insert(api_keys).values(
                 public_id=public_id,

@@ -167,6 +167,9 @@ async def made_things(made: Mill) -> dict[str, Iterator[str]]:
         assert ended["status"] in ("succeeded", "completed"), ended
     answer_id = f"file-{job_id.removeprefix('job_')}"
     announced = {"bytes": 5, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"}
+    daily = {"cron": "30 2 * * *", "requests": [{"body": chat_body("{{ date }}")}]}
+    schedule_ids = [(await post("/v1/schedules", json={"name": name, **daily}))["id"] for name in "abc"]
+    await post(f"/v1/schedules/{schedule_ids[0]}/run")
     upload_ids = [(await post("/v1/uploads", json=announced))["id"] for _ in "123"]
     return {
         "file_id": itertools.cycle([file_id, answer_id, ended["output_file_id"]]),
@@ -176,7 +179,16 @@ async def made_things(made: Mill) -> dict[str, Iterator[str]]:
         "POST /v1/batches/{batch_id}/jobs batch_id": itertools.repeat(open_id),
         "GET /v1/batches/{batch_id}/events batch_id": itertools.repeat(batch_id),  # of one that ends
         "job_id": itertools.cycle([job_id, later_id]),
+        "schedule_id": itertools.cycle(schedule_ids[:2]),
+        "DELETE /v1/schedules/{schedule_id} schedule_id": itertools.repeat(schedule_ids[2]),
         "upload_id": itertools.cycle(upload_ids),
+        "PATCH /v1/batches/{batch_id} batch_id": itertools.repeat(batch_id),  # one that has ended
+        "POST /v1/batches/{batch_id}/pause batch_id": itertools.repeat(batch_id),
+        "lane_id": itertools.repeat("1"),
+        **{
+            f"{method} /v1/tenants/{{name}}{action} name": itertools.repeat("default")
+            for method, action in (("GET", ""), ("POST", ""), ("PATCH", ""), ("POST", "/pause"), ("POST", "/resume"))
+        },
         "model": itertools.repeat("test/plain"),
     }
 
@@ -204,6 +216,7 @@ async def test_every_operation_answers_as_the_document_says(both: Asker):
 
 
 WORDS = {"model": "test/plain"}
+DAILY = {"name": "daily", "cron": "@daily", "timezone": "Asia/Kolkata"}
 FORM = "multipart/form-data"
 FILE = {"file": b"x"}
 #: (operation, status, body, type of the body, query, headers). Real ids stand in for "_".
@@ -229,6 +242,22 @@ RIGHT: list[tuple[str, int, Any, str | None, dict[str, Any], dict[str, str]]] = 
     ("POST /v1/batches/{batch_id}/jobs", 200, {"requests": [{"body": chat_body()}]}, None, {}, {}),
     ("POST /v1/batches/{batch_id}/seal", 200, None, None, {}, TOGETHER),
     ("GET /v1/batches/{batch_id}/events", 200, None, None, {}, {}),
+    ("POST /v1/batches", 200, {"open": True, "weight": 2, "budget_cost": 1.5, "not_before": 4e9}, None, {}, OPENAI),
+    ("PATCH /v1/batches/{batch_id}", 409, {"priority": "high"}, None, {}, {}),
+    ("POST /v1/batches/{batch_id}/pause", 409, None, None, {}, {}),
+    ("POST /v1/batches/{batch_id}/resume", 200, None, None, {}, TOGETHER),
+    ("POST /v1/batches/{batch_id}/retry", 200, {"states": ["failed", "expired"]}, None, {}, {}),
+    ("POST /v1/batches/{batch_id}/retry", 400, {"custom_ids": ["nobody"]}, None, {}, {}),
+    ("GET /v1/lanes", 200, None, None, {}, {}),
+    ("POST /v1/lanes/{lane_id}/pause", 200, None, None, {}, {}),
+    ("POST /v1/lanes/{lane_id}/resume", 200, None, None, {}, {}),
+    ("GET /v1/tenants", 200, None, None, {}, {}),
+    ("PATCH /v1/tenants/{name}", 200, {"weight": 2, "max_in_flight": None}, None, {}, {}),
+    ("POST /v1/tenants/{name}/pause", 200, None, None, {}, {}),
+    ("GET /v1/pauses", 200, None, None, {}, {}),
+    ("POST /v1/tenants/{name}/resume", 200, None, None, {}, {}),
+    ("POST /v1/pause", 200, None, None, {}, {}),
+    ("POST /v1/resume", 200, None, None, {}, {}),
     ("POST /v1/files", 200, {"purpose": "user_data", **FILE}, FORM, {}, TOGETHER),
     ("POST /v1/files", 302, {"purpose": "batch-api", "file_name": "a.jsonl"}, FORM, {}, TOGETHER),
     ("POST /v1/files", 302, None, None, {"purpose": "batch-api", "file_name": "a.jsonl"}, TOGETHER),
@@ -239,6 +268,16 @@ RIGHT: list[tuple[str, int, Any, str | None, dict[str, Any], dict[str, str]]] = 
     ("GET /v1/files/{file_id}/content", 206, None, None, {}, {"Range": "bytes=1-2"}),
     ("GET /v1/files/{file_id}/content", 416, None, None, {}, {"Range": "bytes=99999-"}),
     ("POST /v1/uploads/{upload_id}/parts", 200, {"data": b"12345"}, FORM, {}, {}),
+    ("POST /v1/schedules", 201, {**DAILY, "requests": [{"body": chat_body()}]}, None, {}, {"Idempotency-Key": "a"}),
+    ("POST /v1/schedules", 409, {**DAILY, "input_file_id": "_"}, None, {}, {}),
+    ("POST /v1/schedules", 201, {**DAILY, "name": "other", "input_file_id": "_"}, None, {}, TOGETHER),
+    ("GET /v1/schedules", 200, None, None, {"limit": 1}, {}),
+    ("GET /v1/schedules/{schedule_id}", 200, None, None, {}, TOGETHER),
+    ("PATCH /v1/schedules/{schedule_id}", 200, {"overlap": "queue", "canary": 5, "at": 4e9}, None, {}, {}),
+    ("POST /v1/schedules/{schedule_id}/disable", 200, None, None, {}, {}),
+    ("POST /v1/schedules/{schedule_id}/enable", 200, None, None, {}, {}),
+    ("POST /v1/schedules/{schedule_id}/run", 200, None, None, {}, {"Idempotency-Key": "a"}),
+    ("GET /v1/schedules/{schedule_id}/fires", 200, None, None, {"limit": 1}, {}),
     ("GET /v1/models", 200, None, None, {}, TOGETHER),
     ("GET /v1/models/{model}", 200, None, None, {}, {}),
 ]

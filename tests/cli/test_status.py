@@ -17,6 +17,7 @@ from cli.status import status
 from promptmill.errors import StoreError
 from promptmill.job import LaneState, State
 from promptmill.outcome import Failure, Reason, Usage
+from promptmill.settings import load
 from promptmill.store import batches, lanes
 from tests.cli.batch_builder import NOW, Made, chat, made_batch, make_database, rejected
 
@@ -79,6 +80,9 @@ class TestBatches:
             "id": done.public_id, "source": "prompts.jsonl", "state": "completed", "total": 3, "done": 3,
             "succeeded": 1, "failed": 1, "cancelled": 0, "expired": 0, "invalid": 1, "retried": 0,
             "prompt_tokens": 2_000_000, "completion_tokens": 5, "reasoning_tokens": 3, "cached_tokens": 2,
+            "priority": 0, "deadline": None, "weight": 1.0, "max_in_flight": None, "requests_per_minute": None,
+            "tokens_per_minute": None, "budget_tokens": None, "budget_cost": None, "canary": None,
+            "canary_percent": 10.0, "canary_then": "continue", "not_before": None, "waits_for": None,
             "created_at": NOW, "started_at": NOW, "finished_at": NOW + 90,
         }  # fmt: skip
 
@@ -86,7 +90,7 @@ class TestBatches:
         monkeypatch.setenv("COLUMNS", "120")
         rows = make_database(folder / "promptmill.sqlite3", DONE)
         terminal = Terminal()
-        status_view.print_batches(rows, now=NOW + 100, file=terminal)
+        status_view.print_batches(rows, notes={}, now=NOW + 100, file=terminal)
         (short,) = [word for word in terminal.getvalue().split() if word.startswith("batch_")]
         assert rows[0].public_id.startswith(short) and len(short) == 14  # noqa: PT018 - one thing, said twice
         assert rows[0].public_id in ask(short)
@@ -114,7 +118,7 @@ class TestDetail:
         batch = await made_batch(sqlite_db, UNDER_WAY)
         (lane_id,) = await batches.lane_names(sqlite_db, batch.id)
         await lanes.halted(sqlite_db, lane_ids=[lane_id], reason="the key is wrong")
-        halted = await read_detail(sqlite_db, None, with_examples=False)
+        halted = await read_detail(sqlite_db, load({}), None, with_examples=False, now=NOW)
         (line,) = [line for line in shown(halted).splitlines() if "up.example" in line]
         assert line.split(maxsplit=4)[2:] == ["halted", "3", "the key is wrong"]
         lane, left = halted.lanes[0]
@@ -142,7 +146,19 @@ class TestDetail:
     def test_for_machines(self, folder):
         (batch,) = make_database(folder / "promptmill.sqlite3", UNDER_WAY)
         facts = json.loads(ask(batch.public_id, "--json", "--failures"))
-        assert list(facts) == ["batch", "jobs", "lanes", "calls", "failures", "workers"]
+        assert list(facts) == [
+            "batch",
+            "standstill",
+            "jobs",
+            "lanes",
+            "calls",
+            "failures",
+            "workers",
+            "foresight",
+            "bill",
+        ]
+        assert (facts["foresight"]["reason"], facts["foresight"]["seconds_left"]) == ("no_worker", None)
+        assert facts["bill"]["spent"] is None  # its model has no price
         assert facts["jobs"] == {
             "ready": 1, "waiting": 1, "running": 1, "succeeded": 1, "failed": 1, "cancelled": 0, "expired": 0,
             "invalid": 0,
@@ -162,7 +178,7 @@ class TestDetail:
     async def test_on_a_terminal_a_long_message_is_folded(self, sqlite_db, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")
         await made_batch(sqlite_db, [Made("a", rejected("word " * 100))])
-        styled = shown(await read_detail(sqlite_db, None, with_examples=False), Terminal())
+        styled = shown(await read_detail(sqlite_db, load({}), None, with_examples=False, now=NOW), Terminal())
         text = re.sub(r"\x1b\[[0-9;]*m", "", styled)
         assert text.count("word") == 100
         assert max(map(len, text.splitlines())) <= 80
@@ -177,7 +193,7 @@ def shown(detail: Detail, out: io.StringIO | None = None) -> str:
 async def test_both_databases(db):
     """What is known on one database is known on the other."""
     batch = await made_batch(db, UNDER_WAY)
-    facts = detail_facts(await read_detail(db, batch.public_id, with_examples=True), now=NOW)
+    facts = detail_facts(await read_detail(db, load({}), batch.public_id, with_examples=True, now=NOW), now=NOW)
     assert facts["jobs"]["running"] == 1
     assert facts["failures"][0]["examples"] == ["d"]
     assert facts["workers"][0]["silent"] is False

@@ -14,6 +14,7 @@ from promptmill.job import BatchState, State
 from promptmill.request import Defaults
 from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import batches, files
+from promptmill.store.active import active
 from promptmill.tables import attachments, file_parts, jobs, results
 from promptmill.tables import batches as batch_rows
 from promptmill.tables import files as file_rows
@@ -156,13 +157,13 @@ async def test_nobody_claims_while_lines_come_in(sqlite_db, monkeypatch):
     claimable, open_ = [], batches.open_
 
     async def look_and_open(*args, **kwargs) -> None:
-        claimable.append((await batches.active(sqlite_db, now=1.0), await count(sqlite_db, jobs)))
+        claimable.append((await active(sqlite_db, now=1.0), await count(sqlite_db, jobs)))
         await open_(*args, **kwargs)
 
     monkeypatch.setattr(batches, "open_", look_and_open)
     await taken(sqlite_db, data(chat("one"), chat("two")))
     assert claimable == [([], 2)]
-    assert len(await batches.active(sqlite_db, now=1.0)) == 1
+    assert len(await active(sqlite_db, now=1.0)) == 1
 
 
 async def test_jobs_may_be_for_later(db):

@@ -1,0 +1,71 @@
+"""`promptmill cancel`: stop a batch. It takes effect at once; the jobs' results are written behind it."""
+
+import asyncio
+import time
+from typing import Annotated, Final
+
+import typer
+
+from cli.database import existing_database
+from cli.ringing import ring
+from promptmill.engine import Database
+from promptmill.errors import NotNow
+from promptmill.job import BatchState
+from promptmill.store import admissions, batches, control, workers
+from promptmill.store.batches import BatchRow
+
+#: So long is waited for a large batch without a word.
+_WAIT_SECONDS: Final = 0.5
+
+
+def cancel(
+    batch: Annotated[str, typer.Argument(help="A batch's id, or how it begins.")],
+    *,
+    abort: Annotated[bool, typer.Option("--abort", help="Break off calls under way, too.")] = False,
+    db: Annotated[
+        str | None, typer.Option(help="Database file or URL.", show_default="PROMPTMILL_DATABASE_URL")
+    ] = None,
+) -> None:
+    """Stop a batch: nothing more is sent, calls under way are kept."""
+    asyncio.run(_cancel(batch, db, abort=abort))
+
+
+async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
+    async with existing_database(option) as db:
+        found = await batches.find(db, reference)
+        now = time.time()
+        if found.state is BatchState.VALIDATING and await admissions.stop(db, batch_id=found.id, now=now):
+            print(f"{found.public_id} is cancelled while its lines are read; a server removes those that were")
+            return
+        if not await control.cancel(db, batch_id=found.id, abort=abort, now=now):
+            state = (await batches.get(db, found.id)).state
+            if state is BatchState.VALIDATING:
+                raise NotNow(f"the lines of {found.public_id} are still being read by another command; end that")
+            raise NotNow(f"{found.public_id} is {state.value}; there is nothing left to cancel")
+        ring(option)
+        await _finish(db, found, now)
+        after = await batches.get(db, found.id)
+        under_way = (await control.under_way(db, batch_id=found.id)) if after.finished_at is None else 0
+        print(
+            f"{after.public_id} is {after.state.value}: {after.cancelled:,} cancelled, {after.succeeded:,} done"
+            + (f"; {under_way:,} calls under way are {_end(abort=abort)}" if under_way else "")
+        )
+        if left := after.total - after.done - under_way:
+            print(f"{left:,} more are cancelled by the workers, behind this command; see: promptmill status")
+
+
+async def _finish(db: Database, batch: BatchRow, now: float) -> None:
+    """Write the results. That takes a moment where they are many; where workers are alive, it is left to them."""
+    work = asyncio.create_task(control.finish_cancelling(db, batch_id=batch.id, now=now))
+    await asyncio.wait([work], timeout=_WAIT_SECONDS)
+    if not work.done() and await workers.alive(db, now=now):
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return
+    if not work.done():
+        print(f"{batch.public_id} is cancelling: nothing more is sent; its results are being written", flush=True)
+    await work
+
+
+def _end(*, abort: bool) -> str:
+    return "broken off" if abort else "kept when they end"

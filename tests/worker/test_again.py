@@ -1,0 +1,200 @@
+"""Finished jobs are tried again: only those that are meant, each with all of its tries, and the ledger keeps it all."""
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from promptmill.errors import NotNow
+from promptmill.intake.again import Again, start_again
+from promptmill.job import BatchState, State
+from promptmill.store import batches, control, selection
+from promptmill.tables import file_parts, results
+from tests.conftest import eventually
+from tests.worker.endpoint import chat, endpoint, refusal, text_of
+from tests.worker.workshop import chats, workshop
+
+
+async def again(shop, batch, **terms) -> Again:
+    return await start_again(shop.db, shop.settings, batch.id, clock=shop.clock, **terms)
+
+
+def lines(*models: str) -> list[dict]:
+    return [{"custom_id": f"c{n}", "body": chats(1, model=model, first=n)[0]} for n, model in enumerate(models)]
+
+
+async def test_after_a_run_with_failures_only_those_are_sent_again(db):
+    bad = {str(n) for n in range(100) if n % 10 < 3}
+    mended = False
+
+    def answered(call):
+        return refusal("400 Bad Request") if text_of(call) in bad and not mended else chat()
+
+    async with endpoint(answered) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(100))
+        await shop.work(batch)
+        assert (await shop.now(batch)).failed == 30
+        mended, sent_before = True, len(upstream.calls)
+        assert await again(shop, batch, states=[State.FAILED]) == Again(30, 0)
+        running = await shop.now(batch)
+        assert (running.state, running.succeeded, running.failed) == (BatchState.IN_PROGRESS, 70, 0)
+        assert running.finished_at is None
+        await shop.work(batch)
+        assert sorted(upstream.texts[sent_before:], key=int) == sorted(bad, key=int)
+        done = await shop.now(batch)
+        assert (done.state, done.succeeded, done.failed, done.total) == (BatchState.COMPLETED, 100, 0, 100)
+        assert await shop.ledger(batch) == {"succeeded": 100, "rejected": 30}
+
+
+async def test_a_job_has_all_of_its_tries_again(sqlite_db):
+    async with endpoint(lambda _: refusal("500 Oops")) as upstream:
+        shop = workshop(sqlite_db, upstream.url, max_attempts=2)
+        batch = await shop.batch(chats(1))
+        await shop.work(batch)
+        await again(shop, batch)
+        await shop.work(batch)
+        (result,) = await shop.results(batch)
+        assert (result.state, result.attempts) == (State.FAILED, 2)
+        assert await shop.ledger(batch) == {"server_error": 4}
+
+
+async def test_bad_lines_are_checked_again_by_the_settings_of_today(db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url, models=("old/*",))
+        taken = [*lines("old/a", "new/b", "none/c"), b"{no json\n", {"custom_id": "c0", "body": chats(1)[0]}]
+        taken[4]["body"]["model"] = "new/b"  # its name is taken
+        batch = await shop.batch(taken, skip_bad_lines=True)
+        await shop.work(batch)
+        assert ((await shop.now(batch)).succeeded, (await shop.now(batch)).invalid) == (1, 4)
+        config = replace(shop.settings.upstreams[0], models=("old/*", "new/*"))
+        shop.settings = replace(shop.settings, upstreams=(config,))
+        assert await again(shop, batch, states=[State.INVALID]) == Again(1, 3)
+        await shop.work(batch)
+        done = await shop.now(batch)
+        assert (done.state, done.total, done.succeeded, done.invalid) == (BatchState.COMPLETED, 5, 2, 3)
+        told = [(result.custom_id, result.state) for result in await shop.results(batch)]
+        bad = State.INVALID
+        assert told == [
+            ("c0", State.SUCCEEDED), ("c1", State.SUCCEEDED), (None, bad), (None, bad), (None, bad)
+        ]  # fmt: skip
+        assert Counter(json.loads(call.body)["model"] for call in upstream.calls) == {"old/a": 1, "new/b": 1}
+
+
+async def test_of_bad_lines_with_one_name_the_first_becomes_the_job(sqlite_db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(sqlite_db, upstream.url, models=("old/*",))
+        batch = await shop.batch(
+            [*lines("old/a"), *({**lines("new/b")[0], "custom_id": "twin"} for _ in "12")], skip_bad_lines=True
+        )
+        shop.settings = replace(
+            shop.settings, upstreams=(replace(shop.settings.upstreams[0], models=("old/*", "new/*")),)
+        )
+        assert await again(shop, batch, states=[State.INVALID]) == Again(1, 1)
+        async with sqlite_db.read() as connection:
+            named = sa.select(file_parts.c.part).where(file_parts.c.custom_id == "twin")
+            assert list((await connection.execute(named)).scalars()) == [1]
+
+
+async def test_a_plain_line_is_read_as_its_input_was(sqlite_db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(sqlite_db, upstream.url, models=("old/*",))
+        terms = {"skip_bad_lines": True}
+        batch = await shop.batch([{"prompt": "7", "model": "new/b"}], **terms)
+        shop.settings = replace(shop.settings, upstreams=(replace(shop.settings.upstreams[0], models=("*",)),))
+        assert await again(shop, batch) == Again(1, 0)
+        await shop.work(batch)
+        assert upstream.texts == ["7"]
+
+
+async def test_what_was_cancelled_runs_and_its_calls_are_not_broken_off(db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(3))
+        await control.cancel(db, batch_id=batch.id, abort=True, now=shop.clock())
+        with pytest.raises(NotNow, match="is cancelling"):
+            await again(shop, batch)
+        await control.finish_cancelling(db, batch_id=batch.id, now=shop.clock())
+        assert await again(shop, batch, states=[State.CANCELLED]) == Again(3, 0)
+        row = await shop.now(batch)
+        assert (row.state, row.aborts_calls, row.cancelling_at) == (BatchState.IN_PROGRESS, False, None)
+        await shop.work(batch)
+        assert (await shop.now(batch)).succeeded == 3
+
+
+async def test_what_expired_has_no_deadline_any_more(db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(2), deadline=shop.clock() - 1)
+        await shop.work(batch)
+        assert ((await shop.now(batch)).state, len(upstream.calls)) == (BatchState.EXPIRED, 0)
+        assert await again(shop, batch, states=[State.EXPIRED]) == Again(2, 0)
+        assert (await shop.now(batch)).deadline is None
+        await shop.work(batch)
+        assert (await shop.now(batch)).state is BatchState.COMPLETED
+
+
+async def test_jobs_are_tried_again_while_the_rest_still_runs(db):
+    mended, others = False, asyncio.Event()
+
+    async def answered(call):
+        if text_of(call) == "0":
+            return chat() if mended else refusal("400 Bad Request")
+        await others.wait()
+        return chat()
+
+    async with endpoint(answered) as upstream:
+        shop = workshop(db, upstream.url)
+        async with shop.serving() as drain:
+            batch = await shop.batch(chats(4))
+            drain.wake()
+
+            async def failed():
+                return (await shop.now(batch)).failed
+
+            await eventually(failed)
+            mended = True
+            assert await again(shop, batch, states=[State.FAILED]) == Again(1, 0)
+            drain.wake()
+
+            async def succeeded():
+                return (await shop.now(batch)).succeeded == 1
+
+            await eventually(succeeded)
+            others.set()
+
+            async def completed():
+                return (await shop.now(batch)).state is BatchState.COMPLETED
+
+            await eventually(completed)
+        assert (await shop.now(batch)).succeeded == 4
+        assert Counter(upstream.texts) == {"0": 2, "1": 1, "2": 1, "3": 1}
+
+
+async def test_only_the_jobs_that_are_named(db):
+    async with endpoint(lambda _: refusal("400 Bad Request")) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(lines(*["m"] * 5))
+        await shop.work(batch)
+        named = await selection.positions(db, batch, ["c1", "c3", "nobody"])
+        assert named == {"c1": [1], "c3": [3]}
+        assert await again(shop, batch, positions=[1, 3]) == Again(2, 0)
+        assert await again(shop, batch, positions=[1, 3]) == Again(0, 0)
+        assert await shop.unfinished(batch) == {State.READY: 2}
+
+
+async def test_many_move_in_several_steps_and_are_all_there(db):
+    shop = workshop(db, "http://127.0.0.1:1/v1")
+    batch = await shop.batch(chats(11_000))
+    await control.cancel(db, batch_id=batch.id, now=shop.clock())
+    await control.finish_cancelling(db, batch_id=batch.id, now=shop.clock())
+    one, other = await asyncio.gather(again(shop, batch), again(shop, batch))
+    assert one.retried + other.retried == 11_000  # each of them once
+    row = await batches.get(db, batch.id)
+    assert (row.state, row.cancelled, row.done) == (BatchState.IN_PROGRESS, 0, 0)
+    assert await shop.unfinished(batch) == {State.READY: 11_000}
+    async with db.read() as connection:
+        assert (await connection.execute(sa.select(sa.func.count()).select_from(results))).scalar_one() == 0
