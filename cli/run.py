@@ -228,6 +228,8 @@ def _why(drain: Drain) -> str:
                 words = f"limited by tokens per minute ({limits.tokens_per_minute:,.0f})"
             case "in_flight":
                 words = f"limited by calls in flight ({limits.max_in_flight:,})"
+            case "learned pace" if lane.pace.rate is not None:
+                words = f"limited by what the endpoint refuses (about {60 * lane.pace.rate:,.0f} requests per minute)"
             case "bytes":
                 words = "limited by bytes in flight"
             case "first answers":

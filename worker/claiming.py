@@ -18,7 +18,7 @@ from promptmill.store.budgets import Expected
 from promptmill.store.claims import Claimed
 from worker.calls import Calls
 from worker.caps import batch_key, tenant_key
-from worker.lane import Lane
+from worker.lane import LEARNED_PACE, Lane
 
 #: How often a claim is split anew because caps let fewer calls start than was hoped for; what is left then, another
 #: round gives away.
@@ -175,7 +175,7 @@ class Claiming:
         self, lane: Lane, contenders: list[Contender], permits: int, tenants: Mapping[int, Tenant]
     ) -> list[tuple[int, int]]:
         # Where the rate is what is scarce, starts are shared; else calls in flight are.
-        scarce: Scarce = "starts" if lane.waiting_for in ("rpm", "tpm") else "places"
+        scarce: Scarce = "starts" if lane.waiting_for in ("rpm", "tpm", LEARNED_PACE) else "places"
         return shares(
             contenders, permits, tenants=tenants, served=self._served[lane.id], scarce=scarce, now=self._clock(),
             seconds_per_permit=lane.seconds_per_permit(), call_seconds=lane.learned.call_seconds or 0.0,

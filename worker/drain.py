@@ -29,8 +29,8 @@ from worker.calls import Calls, Counts
 from worker.claiming import Claiming
 from worker.fires import firing
 from worker.herald import Herald
-from worker.lane import HELD_BY_CAPS, PAUSED_BY_HAND, Lane, Lanes
-from worker.limits import Limiter
+from worker.lane import HELD_BY_CAPS, LEARNED_PACE, PAUSED_BY_HAND, Lane, Lanes
+from worker.limits import Grant, Limiter
 from worker.probe import HANDFUL
 from worker.recorder import Recorder, is_database_away, words_for
 from worker.upkeep import Upkeep
@@ -256,7 +256,8 @@ class Drain:
         free_bytes = self.settings.max_bytes_in_flight - self._calls.counts.bytes_in_flight
         if (seconds := self._nothing_may_start(lane, room, free_bytes)) is not None:
             return seconds
-        want = CLAIM_AT_ONCE if room is None else min(room, CLAIM_AT_ONCE)
+        paced = lane.pace_room(self._clock())
+        want = min(most for most in (CLAIM_AT_ONCE, room, paced) if most is not None)
         if not lane.learned.call_tokens:
             want = min(want, HANDFUL)  # what a call takes, in tokens, shows with the first ones
         each = lane.learned.call_tokens or 1.0
@@ -276,13 +277,19 @@ class Drain:
             self._calls.start(lane, job, granted_tokens=each)
         if jobs:
             self._busy_at = self._clock()
-        if len(jobs) < grant.count:
+        return self._ask_again_in(lane, grant, len(jobs), room, paced)
+
+    def _ask_again_in(self, lane: Lane, grant: Grant, claimed: int, room: int | None, paced: int | None) -> float:
+        """For how many seconds asking again is of no use, after a claim."""
+        if claimed < grant.count:
             lane.waiting_for = ""
             held = self._held_by_caps(lane)
             return POLL_SECONDS if held is None else held
-        if grant.binding is None:
-            return 0.0 if room is None else POLL_SECONDS
-        return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
+        if grant.binding is not None:
+            return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
+        if grant.count == paced:
+            return self._held_by_pace(lane)
+        return 0.0 if room is None else POLL_SECONDS
 
     def _nothing_may_start(self, lane: Lane, room: int | None, free_bytes: int) -> float | None:
         """For how many seconds, where that is so whatever the limiter says."""
@@ -293,7 +300,13 @@ class Drain:
         if free_bytes <= 0 and self._calls:
             lane.waiting_for = "bytes"
             return POLL_SECONDS
+        if lane.pace_room(now) == 0:
+            return self._held_by_pace(lane)
         return self._held_by_caps(lane)
+
+    def _held_by_pace(self, lane: Lane) -> float:
+        lane.waiting_for = LEARNED_PACE
+        return min(lane.pace.wait_seconds(self._clock()), POLL_SECONDS)
 
     def _held_by_caps(self, lane: Lane) -> float | None:
         blocked = self._claiming.blocked_seconds(lane.id)

@@ -16,6 +16,7 @@ from promptmill.outcome import Answer, Failure, Outcome, Reason
 from promptmill.settings import UpstreamConfig
 from promptmill.store import lanes as store
 from promptmill.store.lanes import LaneRow
+from worker.learned_rate import LearnedRate
 from worker.limits import Bucket, Limiter, Limits
 from worker.probe import Probe, key_probe, model_probe
 from worker.retry import PAUSE_BASE_SECONDS, lane_pause_seconds
@@ -30,6 +31,7 @@ FRESH_SECONDS: Final = 0.9
 #: What keeps a lane from starting calls, beside its limits; for people to see.
 PAUSED_BY_HAND: Final = "paused by hand"
 HELD_BY_CAPS: Final = "held by caps"
+LEARNED_PACE: Final = "learned pace"
 #: Weight of the newest answer in the learned mean.
 _LEARN: Final = 0.1
 
@@ -83,6 +85,8 @@ class Lane:
     in_flight: int = 0
     waits_in_a_row: int = 0
     pause: Pause | None = None
+    #: For upstreams whose rate nobody told us.
+    pace: LearnedRate = field(default_factory=LearnedRate)
     #: What kept the last round from starting more calls, for people to see; "" when nothing did.
     waiting_for: str = ""
     _released: int = 0
@@ -119,12 +123,18 @@ class Lane:
         waits = [wait for wait in (self.key.opens_in(now), self.model.opens_in(now)) if wait is not None]
         return max(waits) if waits else None
 
+    def pace_room(self, now: float) -> int | None:
+        """Calls that may start at the pace that was learned; None: any number."""
+        return self.pace.room(now) if self.limits.requests_per_minute is None else None
+
     def seconds_per_permit(self) -> float | None:
         """How long it takes the lane, all workers together, to start one more call; None while that is not known."""
         limits, each = self.limits, self.learned
         paces = []
         if limits.requests_per_minute is not None:
             paces.append(60.0 / limits.requests_per_minute)
+        elif self.pace.rate is not None:
+            paces.append(1.0 / self.pace.rate)
         if limits.tokens_per_minute is not None and each.call_tokens:
             paces.append(60.0 * each.call_tokens / limits.tokens_per_minute)
         if limits.max_in_flight is not None and each.call_seconds is not None:
@@ -136,6 +146,7 @@ class Lane:
         self.in_flight += 1
         self.key.started(1, now)
         self.model.started(1, now)
+        self.pace.started(1, now)
         self._token_error += reserved_tokens - granted_tokens
 
     def ended(
@@ -170,6 +181,8 @@ class Lane:
 
     def _heed(self, outcome: Failure, started_at: float, now: float, rng: Callable[[], float]) -> None:
         """The upstream asked for patience. Calls that were out together are refused together: that counts once."""
+        if outcome.reason is Reason.RATE_LIMITED:
+            self.pace.refused(started_at, now)
         if started_at >= self._paused_since:
             self.waits_in_a_row += 1
         elif outcome.retry_after_seconds is None:

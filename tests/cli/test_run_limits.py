@@ -61,6 +61,16 @@ def test_a_429_pauses_and_uses_up_no_attempt(mill):
     assert mill.one("SELECT max(attempts) FROM results") == 1
 
 
+def test_a_limit_that_nobody_told_is_learned_and_kept(mill):
+    """The first wave is refused for the most part; after that calls start about as fast as the endpoint lets them."""
+    server = mill.simulator(requests_per_minute=3_000, burst_seconds=1)
+    prompts = mill.file("prompts.jsonl", chats(500))
+    ended = mill.work(prompts, server, "--json")
+    assert ended.code == 0, ended.err
+    assert server.stats.answered[429] < 300  # the wave has 256 calls
+    mill.check_each_job_has_one_result(500)
+
+
 def test_a_call_of_minutes_holds_nobody_back(mill):
     """The first call is answered when all others are done; those are not to take 3 s longer for it."""
     others_done = asyncio.Event()
