@@ -165,7 +165,8 @@ def ceiling(
 def expected(work: LaneWork) -> Expected | None:
     """How long one lane needs; None while nothing is known."""
     place = work.standing
-    jobs = place.ahead + min(work.left / place.share, work.left + place.beside)
+    by_share = work.left / place.share if place.share else math.inf
+    jobs = place.ahead + min(by_share, work.left + place.beside)
     found = _by_pace_and_limits(work, jobs)
     if found is None or work.deadline_seconds is None or found.seconds.likely <= work.deadline_seconds:
         return found

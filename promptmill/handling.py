@@ -51,9 +51,9 @@ class Handling:
     not_before: float | None = None  # none of its jobs is started sooner; unix seconds
 
 
-_ABOVE_ZERO: Final = (
-    "weight", "max_in_flight", "requests_per_minute", "tokens_per_minute", "budget_tokens", "budget_cost", "canary",
-)  # fmt: skip
+_ABOVE_ZERO: Final = ("max_in_flight", "budget_tokens", "budget_cost", "canary")
+#: What is less does harm by its arithmetic, and nobody good: a rate of one in a week, a share of nothing.
+LEAST: Final = {"weight": 0.001, "requests_per_minute": 0.0001, "tokens_per_minute": 0.0001}
 FIELDS: Final = tuple(each.name for each in fields(Handling))
 
 
@@ -63,6 +63,10 @@ def check(handling: Handling) -> None:
         value = getattr(handling, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be above 0, not {value:g}")
+    for name, least in LEAST.items():
+        value = getattr(handling, name)
+        if value is not None and not least <= value < math.inf:
+            raise UsageError(f"{name} must be {least:g} at least, not {value:g}")
     for name, most in MOST.items():
         value = getattr(handling, name)
         if value is not None and value > most:

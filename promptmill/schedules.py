@@ -180,8 +180,12 @@ def fires(schedule: Schedule, *, after: float) -> Iterator[float]:
         return
     begin = datetime.fromtimestamp(math.ceil(after) - 1, time_zone(schedule.zone))
     # Asked within the second pass of a repeated hour, the library answers with the first one: not later, so left out.
-    for moment in CronSim(expression(schedule.cron), begin):
-        at = moment.timestamp()
+    moments = CronSim(expression(schedule.cron), begin)
+    while True:
+        try:
+            at = next(moments).timestamp()
+        except (StopIteration, OverflowError):  # the calendar ends with the year 9999
+            return
         if at >= ends_at:
             return
         if at > after:

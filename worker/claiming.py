@@ -51,7 +51,7 @@ class Claiming:
     async def look(self, only: Collection[int] | None) -> list[Active]:
         """See which batches have ready jobs and on which lanes, and how they are to be handled; nothing is claimed by
         that before `know`. Calls of batches that were cancelled so are aborted."""
-        if self._calls and (cancelled := await aborting(self._db)):
+        if (self._calls or self._calls.holds_any()) and (cancelled := await aborting(self._db)):
             self._calls.abort(cancelled)
         found = await active(self._db, now=self._clock(), only=only)
         budgets = {each.batch_id for each in found if each.has_budget}

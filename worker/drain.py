@@ -284,6 +284,8 @@ class Drain:
         if claimed < grant.count:
             lane.waiting_for = ""
             held = self._held_by_caps(lane)
+            if held is None and claimed and self._calls.caps.in_use and lane.id in self._claiming.lanes:
+                return 0.0  # what a cap made wait is over: the claim took longer
             return POLL_SECONDS if held is None else held
         if grant.binding is not None:
             return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds

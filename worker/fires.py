@@ -119,8 +119,12 @@ class Fires:
     async def _decide(self, schedule_id: int, now: float) -> None:
         try:
             await deciding.decide(self._db, schedule_id, now=now)
-        except PromptmillError as error:
-            log.error("schedule %d cannot be decided: %s", schedule_id, error)  # noqa: TRY400 - it says what is wrong
+        except (OSError, sa.exc.SQLAlchemyError):
+            raise
+        except Exception as error:
+            # One schedule must not keep the others from firing. What is known to go wrong needs no stack.
+            stack = None if isinstance(error, PromptmillError) else error
+            log.error("schedule %d cannot be decided: %s", schedule_id, error, exc_info=stack)  # noqa: TRY400
             await schedules.postpone(self._db, schedule_id, until=now + PUZZLED_SECONDS)
 
     def _begin(self, what: str, number: int, work: Callable[[int], Awaitable[None]]) -> None:

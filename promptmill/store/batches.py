@@ -181,14 +181,19 @@ async def open_batch(
 
 async def canary_until(connection: AsyncConnection, batch_id: int) -> int | None:
     """The position of the canary's last job: claims go in the order of positions, so the canary is what comes first.
-    None where there is no canary, or it would be the whole batch."""
-    asked = sa.select(batches.c.canary).where(batches.c.id == batch_id)
-    canary: int | None = (await connection.execute(asked)).scalar()
+    None where there is no canary, or it would be the whole batch; of one that is open, more may come."""
+    asked = sa.select(batches.c.canary, batches.c.is_open).where(batches.c.id == batch_id)
+    canary, is_open = (await connection.execute(asked)).one()
     if canary is None:
         return None
     in_order = sa.select(jobs.c.position).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position)
-    last_two = list((await connection.execute(in_order.limit(2).offset(canary - 1))).scalars())
-    return last_two[0] if len(last_two) > 1 else None
+    last_two: list[int] = list((await connection.execute(in_order.limit(2).offset(canary - 1))).scalars())
+    if len(last_two) > 1:
+        return last_two[0]
+    last: int | None = (
+        await connection.execute(sa.select(sa.func.max(jobs.c.position)).where(jobs.c.batch_id == batch_id))
+    ).scalar()
+    return last if is_open else None
 
 
 async def seal_abandoned(db: Database, *, now: float) -> int:

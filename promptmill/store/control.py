@@ -69,8 +69,10 @@ async def cancelling(db: Database) -> list[int]:
 
 
 async def finish_cancelling(db: Database, *, batch_id: int, now: float) -> int:
-    """ready, waiting → cancelled for all jobs of a batch that is cancelling; returns how many."""
-    theirs = sa.and_(jobs.c.batch_id == batch_id, in_state(State.READY, State.WAITING))
+    """ready, waiting → cancelled for all jobs of a batch, as long as it is cancelling; returns how many."""
+    # Asked with each step: meanwhile it may have ended, and been started again (retry).
+    still = sa.exists().where(batches.c.id == batch_id, batch_in(BatchState.CANCELLING))
+    theirs = sa.and_(jobs.c.batch_id == batch_id, in_state(State.READY, State.WAITING), still)
     total = 0
     while done := await finish_unsent(
         db, theirs, State.CANCELLED, code="batch_cancelled", message="The batch was cancelled.", now=now

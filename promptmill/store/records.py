@@ -246,7 +246,7 @@ _IS_DONE = sa.and_(batches.c.total <= _DONE, batches.c.is_open.is_(sa.false()))
 
 async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) -> None:
     """in_progress → completed or expired, cancelling → cancelled, once no job is left and none can be added."""
-    too_late = sa.and_(batches.c.deadline.is_not(None), batches.c.expired > 0)
+    too_late = sa.and_(sa.not_(batches.c.is_inbox), batches.c.expired > 0)  # an inbox has jobs of many
     state = sa.case(
         (batches.c.state == BatchState.CANCELLING, BatchState.CANCELLED.value),
         (too_late, BatchState.EXPIRED.value),

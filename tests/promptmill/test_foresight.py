@@ -286,3 +286,8 @@ def test_tokens_of_answers_that_vary_lie_in_the_interval():
 def test_cost():
     tokens = Interval(1e6, 2e6, 3e6)
     assert cost(tokens, Interval(0.0, 1e6, 2e6), Price(prompt=0.5, completion=2.0)) == Interval(0.5, 3.0, 5.5)
+
+
+def test_a_share_of_nothing_is_the_end_of_the_queue():
+    work = LaneWork(left=10, standing=Standing(beside=90, share=0.0), limits=Limits(requests_per_minute=60))
+    assert expected(work).seconds.likely == pytest.approx(100, rel=0.1)

@@ -37,8 +37,9 @@ def test_what_is_no_priority(value):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"weight": 0}, {"weight": 1_001}, {"weight": float("nan")}, {"max_in_flight": 0}, {"max_in_flight": 1_000_001},
-     {"requests_per_minute": -1}, {"tokens_per_minute": float("inf")}, {"budget_tokens": 10**16}, {"budget_cost": 0},
+    [{"weight": 0}, {"weight": 5e-324}, {"weight": 1_001}, {"weight": float("nan")}, {"max_in_flight": 0},
+     {"max_in_flight": 1_000_001}, {"requests_per_minute": 1e-17}, {"tokens_per_minute": 1e-17},
+    {"requests_per_minute": -1}, {"tokens_per_minute": float("inf")}, {"budget_tokens": 10**16}, {"budget_cost": 0},
      {"canary": 0}, {"canary_percent": -1}, {"canary_percent": 100.5}],
 )  # fmt: skip
 def test_what_makes_no_sense_is_named_first(wrong):

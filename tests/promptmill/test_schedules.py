@@ -146,6 +146,7 @@ WRONG = [
     (Schedule(id="s"), 'either "cron" (an expression) or "at" (one time)'),
     (Schedule(id="s", cron="@daily", at=5.0), 'either "cron"'),
     (Schedule(id="s", at=900.0), "its times lie in the past"),
+    (cron("0 0 29 2 *", starts_at=253_370_764_799.0), "would never fire"),  # the calendar ends before
 ]
 
 

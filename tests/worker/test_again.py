@@ -12,6 +12,7 @@ from promptmill.errors import NotNow
 from promptmill.intake.again import Again, start_again
 from promptmill.job import BatchState, State
 from promptmill.store import batches, control, selection
+from promptmill.tables import batches as batch_rows
 from promptmill.tables import file_parts, results
 from tests.conftest import eventually
 from tests.worker.endpoint import chat, endpoint, refusal, text_of
@@ -198,3 +199,32 @@ async def test_many_move_in_several_steps_and_are_all_there(db):
     assert await shop.unfinished(batch) == {State.READY: 11_000}
     async with db.read() as connection:
         assert (await connection.execute(sa.select(sa.func.count()).select_from(results))).scalar_one() == 0
+
+
+async def test_who_was_still_cancelling_lets_what_started_again_be(db):
+    """Upkeep goes through the list that it read before the command line was done with the same."""
+    shop = workshop(db, "http://nobody.invalid/v1")
+    batch = await shop.batch(chats(5))
+    await control.cancel(db, batch_id=batch.id, now=shop.clock())
+    (listed,) = await control.cancelling(db)
+    await control.finish_cancelling(db, batch_id=batch.id, now=shop.clock())
+    assert (await again(shop, batch, states=[State.CANCELLED])).retried == 5
+    assert await control.finish_cancelling(db, batch_id=listed, now=shop.clock()) == 0
+    assert await shop.unfinished(batch) == {State.READY: 5}
+    assert (await shop.now(batch)).cancelled == 0
+
+
+async def test_what_stays_expired_is_told_at_the_end(db):
+    async with endpoint(lambda _: refusal("400 Bad Request")) as upstream:
+        shop = workshop(db, upstream.url, max_in_flight=1)
+        batch = await shop.batch(chats(4))
+        await shop.work(batch)
+        async with db.write() as connection:
+            theirs = sa.update(results).where(results.c.batch_id == batch.id, results.c.position > 0)
+            await connection.execute(theirs.values(state=State.EXPIRED))
+            counts = {"failed": 1, "expired": 3, "state": BatchState.EXPIRED}
+            await connection.execute(sa.update(batch_rows).where(batch_rows.c.id == batch.id).values(counts))
+        assert (await again(shop, batch, states=[State.FAILED])).retried == 1
+        await shop.work(batch)
+    done = await shop.now(batch)
+    assert (done.failed, done.expired, done.state) == (1, 3, BatchState.EXPIRED)

@@ -35,7 +35,7 @@ class Rate:
     @property
     def interval_seconds(self) -> float:
         """Time that one cell takes."""
-        return WINDOW_SECONDS / (self.limit - self.burst + 1)
+        return WINDOW_SECONDS / (self.limit - (self.burst - 1))  # in this order a tiny limit stays what it is
 
     @property
     def tolerance_seconds(self) -> float:

@@ -47,7 +47,7 @@ local function rate_of(limit)
   limit = tonumber(limit)
   if not limit then return nil end
   local burst = math.max(1, limit * BURST_PART)
-  local interval = WINDOW / (limit - burst + 1)
+  local interval = WINDOW / (limit - (burst - 1))
   return {burst = burst, interval = interval, tolerance = (burst - 1) * interval}
 end
 

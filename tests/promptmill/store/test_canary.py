@@ -76,3 +76,11 @@ async def test_a_batch_that_was_paused_by_hand_says_what_its_canary_found(mill):
     await mill.record(worker, mill.failed(job))
     assert await canary.decide(mill.db, now=mill.clock()) == 1
     assert await reason(mill, batch) == "canary: 1 of 1 failed (100 %), more than 10 %"
+
+
+async def test_what_an_open_batch_begins_with_is_its_canary_where_it_is_less(mill):
+    few = await mill.batch(5, handling=Handling(canary=20), is_open=True)
+    enough = await mill.batch(5, handling=Handling(canary=2), is_open=True)
+    whole = await mill.batch(5, handling=Handling(canary=20))
+    ends = [(await batches.get(mill.db, each.id)).canary_until for each in (few, enough, whole)]
+    assert ends == [4, 1, None]

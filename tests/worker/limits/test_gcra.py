@@ -76,3 +76,11 @@ def test_a_refund_never_leaves_more_than_a_full_burst(limit, spent, refunded):
     rate, now = Rate(limit), 1_000.0
     tat = gcra.spend(rate, gcra.spend(rate, 0.0, now, spent), now, -refunded)
     assert gcra.available(rate, tat, now) <= int(rate.burst + 0.02)  # clocks are exact to a microsecond
+
+
+@pytest.mark.parametrize("limit", [1e-300, 1e-17, 0.5])
+def test_the_smallest_limit_is_a_limit(limit):
+    rate = Rate(limit)
+    tat = gcra.spend(rate, 0.0, 1_000.0, 1)
+    assert gcra.available(rate, tat, 1_000.0) == 0
+    assert tat - 1_000.0 == pytest.approx(60 / limit)
