@@ -51,7 +51,7 @@ async def resume(batch_id: str, request: Request, house: HouseIs, caller: Caller
     return await _told(request, house, row)
 
 
-class CancelRequest(msgspec.Struct):
+class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
     """How it is to be stopped."""
 
     abort: bool = False
@@ -98,7 +98,7 @@ async def cancel(
     return await answer(request, house, await batches.get(house.db, row.id))
 
 
-class ChangeRequest(HandlingRequest, kw_only=True):
+class ChangeRequest(HandlingRequest, kw_only=True, forbid_unknown_fields=True):
     """What is to be other than it was."""
 
     priority: int | str | UnsetType = UNSET
@@ -148,7 +148,7 @@ async def change(batch_id: str, request: Request, house: HouseIs, caller: Caller
     return await _told(request, house, row)
 
 
-class RetryRequest(msgspec.Struct, kw_only=True):
+class RetryRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which jobs."""
 
     states: list[str] | UnsetType = UNSET

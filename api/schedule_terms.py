@@ -25,7 +25,7 @@ MAX_REQUESTS: Final = 10_000
 _MAX_NAME: Final = 200
 
 
-class ScheduledRequest(msgspec.Struct, kw_only=True):
+class ScheduledRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A line of a batch file."""
 
     body: Raw | UnsetType = UNSET
@@ -34,7 +34,7 @@ class ScheduledRequest(msgspec.Struct, kw_only=True):
     url: str | None = None
 
 
-class ScheduleRequest(HandlingRequest, kw_only=True):
+class ScheduleRequest(HandlingRequest, kw_only=True, forbid_unknown_fields=True):
     """A schedule to make, or what is to be other than it was."""
 
     name: str | UnsetType = UNSET

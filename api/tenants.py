@@ -54,7 +54,7 @@ class TenantList(msgspec.Struct, kw_only=True):
     data: list[TenantObject]
 
 
-class TenantRequest(msgspec.Struct, kw_only=True):
+class TenantRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to be other than it was; null: no cap."""
 
     weight: float | UnsetType = UNSET

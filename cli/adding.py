@@ -28,7 +28,9 @@ async def add_file(db: Database, settings: Settings, name: str, reference: str) 
     try:
         await append(db, batch, additions, now=time.time())
     except NotOpen:
-        raise NotNow(f"{batch.public_id} is {_words(batch)}; jobs are added to one that was made with --open") from None
+        raise NotNow(
+            f"{batch.public_id} is {_words(batch)}; jobs are added to one that is open (submit --open)"
+        ) from None
     except Repeated as repeated:
         raise InputError(name, [repeated.error], 1) from None
     return batch, len(additions)

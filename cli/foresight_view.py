@@ -16,9 +16,10 @@ _WHOLE_CENTS: Final = 0.1
 _WAITS: Final = {
     Wait.READING: ("its lines are being checked", ""),
     Wait.PAUSED: ("paused", "when it is resumed"),
+    Wait.OPEN: ("nothing is left to do until jobs are added or it is sealed", ""),
     Wait.HALTED: ("a lane is halted", "when that is mended"),
     Wait.CANCELLING: ("it is being cancelled", ""),
-    Wait.NO_WORKER: ("no worker is at work", "once one is"),
+    Wait.NO_WORKER: ("no worker is at work yet", "once one is"),
     Wait.NO_ANSWERS: ("nothing has ended for a long time", "at the pace before"),
     Wait.UNKNOWN: ("how long it takes cannot be told yet", ""),
 }

@@ -27,7 +27,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for, so that it is known again.")],
     *,
     tenant: Annotated[str, typer.Option(help="Whose key: tenants do not see each other's files and jobs.")] = "default",
-    admin: Annotated[bool, typer.Option("--admin", help="May also see and control what is of all tenants.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May also control lanes and tenants, and read /metrics.")
+    ] = False,
     db: _Db = None,
 ) -> None:
     """Make a key and show it, once. From the first key on the server serves nobody without one."""

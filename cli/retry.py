@@ -44,7 +44,11 @@ def retry(
     settings = load(os.environ, database_url=db, base_url=base_url)
     found, again = asyncio.run(_retry(settings, batch, states, custom_id or [], db))
     ring(db)
-    print(f"{found.public_id}: {again.retried:,} jobs start again")
+    print(f"{found.public_id}: {'1 job starts' if again.retried == 1 else f'{again.retried:,} jobs start'} again")
+    counts = {State.EXPIRED: found.expired, State.CANCELLED: found.cancelled, State.INVALID: found.invalid}
+    others = [f"--{state} ({count:,})" for state, count in counts.items() if count and state not in states]
+    if others and not again.retried:
+        print(f"there are others, for {', '.join(others)}")
     if again.left:
         print(
             f"{again.left:,} keep their result: their lines are not accepted (see: promptmill results --state invalid)"

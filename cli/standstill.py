@@ -11,6 +11,7 @@ from promptmill.handling import AfterCanary
 from promptmill.job import BATCH_FINISHED
 from promptmill.store import batches, canary, control, pauses
 from promptmill.store.batches import BatchRow
+from promptmill.store.budgets import BUDGET
 from promptmill.store.pauses import Pause, What
 
 
@@ -27,7 +28,9 @@ async def reasons(db: Database, batch: BatchRow, *, now: float, option: str = ""
                 told.append(f"everything is paused; go on with: promptmill resume --all{option}")
             case What.BATCH if pause.id == batch.id:
                 why = f"paused: {pause.reason}" if pause.reason else "paused by hand"
-                told.append(f"{why}; go on with: promptmill resume {batch.public_id}{option}")
+                spent = (pause.reason or "").startswith(BUDGET)
+                first = f"promptmill change {batch.public_id} --budget-…{option}, then " if spent else ""
+                told.append(f"{why}; go on with: {first}promptmill resume {batch.public_id}{option}")
             case What.TENANT if pause.id == batch.tenant_id:
                 told.append(f"its tenant is paused; go on with: promptmill resume --tenant {name}{option}")
             case What.LANE if pause.id in names:
@@ -36,6 +39,8 @@ async def reasons(db: Database, batch: BatchRow, *, now: float, option: str = ""
         told.append(f"starts at {shown(batch.not_before)}")
     if batch.canary_until is not None:
         told.append(f"canary: its first {batch.canary:,} jobs run before the rest")
+    if batch.is_open:
+        told.append(f"open: jobs can be added (submit --append) until: promptmill seal {batch.public_id}{option}")
     return tuple(told)
 
 

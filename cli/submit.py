@@ -77,6 +77,12 @@ def submit(
     if append is not None:
         if dry_run:
             raise UsageError("--dry-run is of a batch of its own, not of jobs that are added: leave --append out")
+        others = (weight, max_in_flight, rpm, tpm, budget_tokens, budget_cost, canary, canary_percent, not_before,
+                  window, within, tenant, max_attempts)  # fmt: skip
+        if any(each is not None for each in others) or priority != "normal" or canary_ask or is_open:
+            raise UsageError("--append adds to a batch that has its terms; change those with: promptmill change")
+        if skip_bad_lines:
+            raise UsageError("--append adds all lines or none; leave --skip-bad-lines out, and mend the lines")
         batch, count = asyncio.run(_add(input, settings, append, db))
         _told(count, db, settings, batch)
         return

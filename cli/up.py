@@ -154,8 +154,12 @@ promptmill is up, {seconds:.1f} s
 
 
 def _write_env(plan: Plan, environ: Mapping[str, str]) -> None:
-    """For other terminals: what they have to know to submit to this cluster. Keys are none of their business."""
-    names = ("PROMPTMILL_DATABASE_URL", "PROMPTMILL_REDIS_URL", "PROMPTMILL_UPSTREAM_URL", "PROMPTMILL_CONFIG")
+    """For other terminals: what they have to know to submit to this cluster, and to foretell how long it takes. Keys
+    are none of their business."""
+    names = (
+        "PROMPTMILL_DATABASE_URL", "PROMPTMILL_REDIS_URL", "PROMPTMILL_UPSTREAM_URL", "PROMPTMILL_CONFIG",
+        "PROMPTMILL_RPM", "PROMPTMILL_TPM", "PROMPTMILL_MAX_IN_FLIGHT",
+    )  # fmt: skip
     lines = [f"export {name}={shlex.quote(environ[name])}\n" for name in names if environ.get(name)]
     write_private(plan.data / "env", "".join(lines))
 

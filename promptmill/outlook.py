@@ -43,6 +43,7 @@ class Wait(StrEnum):
     READING = "reading"  # its lines are being checked
     NOT_BEFORE = "not_before"  # its time has not come: it is counted from there
     PAUSED = "paused"
+    OPEN = "open"  # all is done that it has; it ends when it is sealed
     HALTED = "halted"  # a lane is, by what its upstream said
     CANCELLING = "cancelling"
     NO_WORKER = "no_worker"
@@ -244,6 +245,8 @@ class _View:
     def reason(self, row: BatchRow, left: Mapping[int, int]) -> Wait | None:
         """What is in its way."""
         open_lanes = [lane_id for lane_id, jobs in left.items() if jobs]
+        if row.is_open and not open_lanes:
+            return Wait.OPEN
         if any(each.is_paused for lane_id in open_lanes for each in self.queue[lane_id] if each.batch_id == row.id):
             return Wait.PAUSED
         if any(self.lanes[lane_id].state is LaneState.HALTED for lane_id in open_lanes):

@@ -12,6 +12,7 @@ sent as they were written. Values are escaped as JSON demands, so what was valid
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def _local(fire: Fire) -> datetime:
 
 
 def _rfc3339(at: float, zone: ZoneInfo) -> str:
-    text = datetime.fromtimestamp(round(at), zone).isoformat()
+    text = datetime.fromtimestamp(math.floor(at), zone).isoformat()
     return text[:-6] + "Z" if zone.key == "UTC" else text
 
 
@@ -53,7 +54,7 @@ NAMES: Final[Mapping[str, Callable[[Fire], str]]] = {
     "month": lambda fire: f"{_local(fire):%m}",
     "day": lambda fire: f"{_local(fire):%d}",
     "weekday": lambda fire: _WEEKDAYS[_local(fire).weekday()],  # English, whatever the locale
-    "unix": lambda fire: str(round(fire.at)),
+    "unix": lambda fire: str(math.floor(fire.at)),
     "schedule": lambda fire: fire.schedule,
     "number": lambda fire: str(fire.number),
     "previous_fire_time": lambda fire: "" if fire.previous_at is None else _rfc3339(fire.previous_at, fire.zone),

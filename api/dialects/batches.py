@@ -9,6 +9,7 @@ import msgspec
 
 from api.dialects import Dialect
 from api.dialects.batch_control import BatchControl, with_control
+from promptmill.handling import NO_WINDOW
 from promptmill.job import BATCH_FINISHED, BatchState
 from promptmill.store.batches import BatchRow
 
@@ -141,7 +142,7 @@ def _openai(facts: BatchFacts) -> OpenAIBatch:
         model=facts.model,
         errors=BatchFaults("list", _faults(row)) if row.errors else None,
         input_file_id=facts.input_file_id,
-        completion_window=row.completion_window or "24h",
+        completion_window=row.completion_window or ("24h" if row.deadline else NO_WINDOW),
         status=status.value,
         output_file_id=facts.output_file_id,
         error_file_id=facts.error_file_id,

@@ -21,6 +21,7 @@ _ESCAPE = re.compile(
 
 _MISSING = re.compile(r"Object missing required field `([^`]+)`(?: - at `\$\.?(.*)`)?")
 _MISMATCH = re.compile(r"Expected `(.+?)`, got `(.+?)`(?: - at `\$\.?(.*)`)?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`(?: - at `\$\.?(.*)`)?")
 _ELSEWHERE = re.compile(r"(.+?)(?: - at `\$\.?(.*)`)?")
 
 _WORDS = {
@@ -89,6 +90,9 @@ def mismatch(error: msgspec.ValidationError, whole: str) -> Mismatch:
             return Mismatch(param, f"{param or whole} is null", missing=True)
         expected = _any_of(found[1].split(" | "))
         return Mismatch(param, f"{param or whole} must be {expected}, not {_any_of([found[2]])}", missing=False)
+    if found := _UNKNOWN.fullmatch(text):
+        param = f"{found[2]}.{found[1]}" if found[2] else found[1]
+        return Mismatch(param, f"{param} is not known here", missing=False)
     found = _ELSEWHERE.fullmatch(text)
     param = (found[2] or "") if found else ""
     return Mismatch(param, f"{param or whole}: {found[1] if found else text}", missing=False)

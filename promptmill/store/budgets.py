@@ -19,6 +19,8 @@ from promptmill.store.rows import in_state
 from promptmill.tables import batches, jobs
 
 _MILLION: Final = 1_000_000
+#: How the reason of such a pause begins.
+BUDGET: Final = "budget: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,15 @@ async def _out(connection: AsyncConnection, batch_id: int, expected: Expected) -
 def _full(budget: Any, spent: _Tokens, total: _Tokens, one: _Tokens, price: Price | None) -> str:
     """Why `total`, which ends with one more call, is too much; "" where it is not."""
     if budget.budget_tokens is not None and sum(total) > budget.budget_tokens:
-        spent_of = f"budget: {sum(spent):,.0f} tokens spent of {budget.budget_tokens:,}"
+        spent_of = f"{BUDGET}{sum(spent):,.0f} tokens spent of {budget.budget_tokens:,}"
         return f"{spent_of}; one more call may take {sum(one):,.0f}"
     if budget.budget_cost is None:
         return ""
     if price is None:
-        return "budget: its cost cannot be counted, since one of its models has no price; set [[price]]"
+        return f"{BUDGET}its cost cannot be counted, since one of its models has no price; set [[price]]"
     if total.cost(price) > budget.budget_cost:
         return (
-            f"budget: {spent.cost(price):,.2f} spent of {budget.budget_cost:,.2f}; "
+            f"{BUDGET}{spent.cost(price):,.2f} spent of {budget.budget_cost:,.2f}; "
             f"one more call may cost {one.cost(price):,.2f}"
         )
     return ""

@@ -259,3 +259,18 @@ async def test_a_worker_obeys_at_once(db: Database):
         done = await shown(server, f"{batch['id']}?wait=20")
         assert (done["status"], done["request_counts"]["completed"]) == ("completed", 100)
         assert len(made_mill.upstream.calls) == 101
+
+
+@pytest.mark.parametrize("path", ["", "/cancel", "/retry"])
+async def test_a_misspelt_field_is_no_field(server, path):
+    """It would be a budget that does not hold."""
+    batch = await made(server)
+    answer = await post(server, f"/v1/batches/{batch['id']}{path}", {"budget_token": 5}, status=400)
+    assert answer["error"]["message"] == "budget_token is not known here."
+    assert answer["error"]["param"] == "budget_token"
+
+
+async def test_an_open_batch_that_has_nothing_left_waits_to_be_sealed(server):
+    answer = await post(server, "/v1/batches", {"open": True, "completion_window": "background"})
+    assert answer["foresight"]["reason"] == "open"
+    assert answer["foresight"]["seconds_left"] is None

@@ -212,7 +212,7 @@ async def test_a_batch_of_the_command_line_is_shown(db: Database):
     taken = await take_in(db, settings, Source(name="p.jsonl", chunks=[line("a", url=None)]), Terms(), clock=time.time)
     async with serving(db) as server:
         batch = await shown(server, taken.batch.public_id)
-    assert (batch["endpoint"], batch["status"], batch["completion_window"]) == (ENDPOINT, "in_progress", "24h")
+    assert (batch["endpoint"], batch["status"], batch["completion_window"]) == (ENDPOINT, "in_progress", "background")
     assert batch["input_file_id"].startswith("file-")
 
 

@@ -153,7 +153,7 @@ def test_bad_lines_become_jobs_when_their_model_has_an_upstream(mill: Mill, monk
     do(mill, *run, code=3)
     assert do(mill, "retry", newest(mill), "--invalid").splitlines()[1].startswith("1 keep their result")
     config.write_text(config.read_text().replace('"old/*"', '"old/*", "new/*"'))
-    assert "1 jobs start again" in do(mill, "retry", newest(mill), "--invalid")
+    assert "1 job starts again" in do(mill, "retry", newest(mill), "--invalid")
     assert (batch(mill)["state"], batch(mill)["invalid"]) == ("in_progress", 0)
 
 
@@ -168,7 +168,7 @@ def test_change_says_what_holds_now(mill: Mill):
     assert mill.rows("SELECT count(DISTINCT deadline), min(deadline) FROM jobs") == [(1, now["deadline"])]
     for words, message in (
         (("--window", "soon"), "--window must be like"),
-        (("--weight", 0), "--weight must be above 0"),
+        (("--weight", 0), "--weight must be 0.001 at least"),
         (("--rpm", "many"), "--rpm is 'many'"),
         (("--not-before", "soon"), "--not-before is 'soon'"),
         ((), "say what is to be changed"),
@@ -185,6 +185,9 @@ def test_an_open_batch_takes_jobs_until_it_is_sealed(mill: Mill):
     bad = mill.file("bad.jsonl", [*chats(1), b"{no"])
     ended = mill.run("submit", bad, "--append", batch_id, "--db", mill.db)
     assert (ended.code, "line 2" in ended.err, batch(mill)["total"]) == (2, True, 5)
+    for more in (("--priority", "high"), ("--skip-bad-lines",)):
+        ended = mill.run("submit", second, "--append", batch_id, *more, "--db", mill.db)
+        assert (ended.code, "--append" in ended.err) == (2, True)
     do(mill, "seal", batch_id)
     ended = mill.run("submit", second, "--append", batch_id, "--db", mill.db)
     assert (ended.code, "sealed" in ended.err, batch(mill)["total"]) == (2, True, 5)

@@ -73,7 +73,7 @@ def test_from_add_to_remove(mill: Mill):
         (["--at", "+1h", "--body", BODY, "--body", "{"], "1 wrong; no schedule was made"),
         (["--at", "+1h", "--body", '{"model": "m", "file": "a.mp3"}'], "there is no file 'a.mp3'; upload it first"),
         (["--at", "+1h", "--body", BODY, "--window", "soon"], "--window must be like 90m"),
-        (["--at", "+1h", "--body", BODY, "--weight", "0"], "--weight must be above 0"),
+        (["--at", "+1h", "--body", BODY, "--weight", "0"], "--weight must be 0.001 at least"),
         (["--at", "+1h", "--body", BODY, "--jitter", "-1"], "jitter_seconds is -1"),
         (["--at", "2001-01-01T00:00", "--body", BODY], "would never fire"),
     ],

@@ -100,7 +100,7 @@ async def test_claims_go_on_meanwhile(mill):
         ({"completion_window": "soon"}, "completion_window must be like"),
         ({"completion_window": "1h", "deadline": 10.0}, "say the same"),
         ({"not_before": 20.0, "deadline": 10.0}, "not_before lies behind"),
-        ({"weight": 0.0}, "weight must be above 0"),
+        ({"weight": 0.0}, "weight must be 0.001 at least"),
         ({"max_in_flight": 10**9}, "max_in_flight must be 1,000,000 at most"),
     ],
 )
