@@ -21,8 +21,11 @@ CAREFUL_GROWTH_A_SECOND: Final = 0.01
 LEAST_SECONDS: Final = 1.0
 #: As long as nothing was refused, what was sent longer ago tells nothing about now.
 WAVE_SECONDS: Final = 10.0
-#: What is taken so slowly is left to the pauses between calls.
-LEAST_RATE: Final = 0.2
+#: So long after a burst its traces are gone.
+SETTLED_SECONDS: Final = 5.0
+#: What is taken so slowly is left to the pauses between calls; and of a few calls that were refused nothing is learned.
+LEAST_RATE: Final = 2.0
+LEAST_WAVE: Final = 8
 #: Calls that may start at the same moment, in seconds' worth: permits come in blocks.
 BURST_SECONDS: Final = 0.1
 
@@ -38,6 +41,7 @@ class LearnedRate:
     _sent_at: float = -math.inf  # and the last one
     _sent: int = 0
     _refused: int = 0
+    _burst_at: float = -math.inf
     _is_burst: bool = False  # the wave was sent before any limit was known
     _grown_at: float = -math.inf
     _next_at: float = -math.inf  # when the next call is due at an even pace
@@ -72,14 +76,18 @@ class LearnedRate:
             return  # it is of an earlier wave, which has told what it had to tell
         self._refused += 1
         self._grown_at = now
+        # What was claimed before the rate was known is no debt.
+        self._next_at = min(max(self._next_at, now), now + LEAST_SECONDS)
+        if self.rate is None and self._sent < LEAST_WAVE:
+            return
         if self.rate is None or self._is_burst:
-            self._is_burst = True
+            self._is_burst, self._burst_at = True, now
             taken = self._sent - self._refused
             self.rate = max(LEAST_RATE, CAREFUL * taken / max(LEAST_SECONDS, self._sent_at - self._began))
-        elif self._refused == 1 and self._sent > 1:  # of a call alone nothing is learned: the pauses go on until then
-            self._ceiling = self.rate
+        elif self._refused == 1:
+            # Soon after the burst it may be what that left behind which is refused, at whatever rate.
+            self._ceiling = self.rate if now - self._burst_at >= SETTLED_SECONDS else math.inf
             self.rate = max(LEAST_RATE, CAREFUL * self.rate)
-        self._next_at = max(self._next_at, now)
 
     def _grow(self, now: float) -> None:
         seconds = min(now - self._grown_at, 1.0)

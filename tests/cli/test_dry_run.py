@@ -135,9 +135,9 @@ def test_what_cannot_be(mill):
 def test_submit_and_status_say_how_long_it_takes(mill, configured):
     configured()
     ended = mill.run("submit", mill.file("in.jsonl", chats(1_200)), "--db", mill.db, "--window", "1h")
-    assert "no worker is at work; about 2 min once one is" in ended.err
+    assert "no worker is at work yet; about 2 min once one is" in ended.err
     shown = mill.run("status", ended.out.strip(), "--db", mill.db).out
-    assert "no worker is at work; about 2 min once one is" in shown
+    assert "no worker is at work yet; about 2 min once one is" in shown
     assert "0.00 EUR spent, about " in shown
     with contextlib.closing(sqlite3.connect(mill.db)) as connection, connection:
         worker = "INSERT INTO promptmill_workers (name, started_at, heartbeat_at) VALUES ('w', ?, ?)"
