@@ -17,21 +17,15 @@ from promptmill import schema
 from promptmill.engine import Database
 from tests.redis_server import RedisServer
 
-#: Those that start processes of their own, or measure: of each group one at a time, however many processes run tests.
-_ONE_AT_A_TIME = {
-    "tests/cli/": "cli",
-    "tests/cluster/": "cluster",
-    "tests/sdk/": "cluster",
-    "tests/worker/limits/": "cluster",
-}
+#: Those that start processes of their own, or measure: one of them at a time, however many processes run tests.
+_ONE_AT_A_TIME = ("tests/cli/", "tests/cluster/", "tests/sdk/", "tests/worker/limits/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 3 --dist loadgroup` (make test): what goes to one process together."""
+    """With `pytest -n 2 --dist loadgroup` (make test): what goes to one process together."""
     for item in items:
-        for folder, group in _ONE_AT_A_TIME.items():
-            if item.nodeid.startswith(folder):
-                item.add_marker(pytest.mark.xdist_group(group))
+        if item.nodeid.startswith(_ONE_AT_A_TIME):
+            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 @dataclass
