@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -62,11 +62,12 @@ def create_app(
     db: Database | None = None,
     hints: Hints | None = None,
     closing: asyncio.Event | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """The application; settings come from the environment where none are given. Raises SettingsError.
 
     `db` and `hints` are those of a worker in the same process (`promptmill serve`); whoever gives them closes them.
-    `closing` is set when the server is to stop; without it, signals are listened to.
+    `closing` is set when the server is to stop; without it, signals are listened to. `clock` gives Unix seconds.
     """
     chosen = load(os.environ) if settings is None else settings
 
@@ -76,7 +77,7 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """What it yields is the `state` of every request."""
         async with AsyncExitStack() as stack:
-            house = await _furnished(stack, chosen, traffic, db, hints, closing)
+            house = await _furnished(stack, chosen, traffic, db, hints, closing, clock)
             yield {"house": house, "settings": chosen, "db": house.db, "doorkeeper": house.doorkeeper}
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
@@ -99,8 +100,8 @@ async def _furnished(
     db: Database | None,
     hints: Hints | None,
     closing: asyncio.Event | None,
+    clock: Callable[[], float],
 ) -> House:
-    clock = time.time
     if db is None:
         db = Database(settings.database_url)
         stack.push_async_callback(db.aclose)

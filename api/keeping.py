@@ -61,21 +61,21 @@ def check_type(given: str | None) -> None:
         raise invalid(f"file_type must be one of {', '.join(FILE_TYPES)}, not {given[:40]!r}.", param="file_type")
 
 
-def terms_of(fields: Mapping[str, str], now: float) -> Terms:
-    """What a form says. Raises ApiError."""
+def terms_of(fields: Mapping[str, str], created_at: float) -> Terms:
+    """What a form says of a file that was made at this moment. Raises ApiError."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     number = None
     if anchor is not None or seconds is not None:
         if anchor is None or seconds is None:
             raise invalid("expires_after needs both, anchor and seconds.", param="expires_after")
         number = int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) <= _SECONDS_DIGITS else -1
-    return terms(purpose_of(fields), anchor, number, now)
+    return terms(purpose_of(fields), anchor, number, created_at)
 
 
-def terms(purpose: str, anchor: str | None, seconds: int | None, now: float) -> Terms:
+def terms(purpose: str, anchor: str | None, seconds: int | None, created_at: float) -> Terms:
     """What was said. Raises ApiError."""
     if seconds is None:
-        return Terms(purpose, now + BATCH_FILE_SECONDS if purpose == "batch" else None)
+        return Terms(purpose, created_at + BATCH_FILE_SECONDS if purpose == "batch" else None)
     if anchor != "created_at":
         raise invalid("expires_after.anchor must be `created_at`.", param="expires_after")
     if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
@@ -83,7 +83,7 @@ def terms(purpose: str, anchor: str | None, seconds: int | None, now: float) -> 
             f"expires_after.seconds must be a whole number from {LEAST_SECONDS} to {MOST_SECONDS}.",
             param="expires_after",
         )
-    return Terms(purpose, now + seconds)
+    return Terms(purpose, created_at + seconds)
 
 
 def settled(kept: Kept, filename: str, terms: Terms) -> dict[str, Any]:
@@ -113,8 +113,8 @@ class FormFile:
             form = await receive(request, self._house.settings.max_file_bytes, self._opened)
             if self._kept is None:
                 return form
-            now = self._house.clock()
-            values = settled(await self._whole(form.fields), self._name, terms_of(form.fields, now))
+            terms = terms_of(form.fields, self._kept.created_at)
+            values = settled(await self._whole(form.fields), self._name, terms)
             await files.settle(self._house.db, self._kept.file_id, values)
         except BaseException:
             if self._kept is not None:

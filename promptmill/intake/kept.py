@@ -77,8 +77,12 @@ class Kept:
 class KeptFile:
     """One file on its way in: `feed` it, then `finish`; or `discard` it, after which nothing is left."""
 
-    def __init__(self, db: Database, settings: Settings, file_id: int, name: str, *, hash_name: str | None) -> None:
+    def __init__(
+        self, db: Database, settings: Settings, file_id: int, name: str, *, created_at: float, hash_name: str | None
+    ) -> None:
         self.file_id = file_id
+        #: As its row says.
+        self.created_at = created_at
         self.size_bytes = 0
         #: Look at the lines; may be changed until the first chunk.
         self.checked = True
@@ -113,12 +117,13 @@ class KeptFile:
 
         A name that ends in .jsonl is of lines, any other of slices.
         """
+        now = clock()
         async with db.write() as connection:
             file_id = await files.insert_file(
-                connection, filename=filename, purpose=purpose, tenant_id=tenant_id, now=clock(),
+                connection, filename=filename, purpose=purpose, tenant_id=tenant_id, now=now,
                 status=FileStatus.PENDING,
             )  # fmt: skip
-        return cls(db, settings, file_id, filename, hash_name=hash_name)
+        return cls(db, settings, file_id, filename, created_at=now, hash_name=hash_name)
 
     async def feed(self, chunk: bytes) -> None:
         """More of it. Raises InputError for a line that is longer than this server takes."""

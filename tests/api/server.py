@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,15 +42,17 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(db_or_settings: Database | Settings, *, hints=None, **overrides) -> AsyncIterator[Serving]:
+async def serving(
+    db_or_settings: Database | Settings, *, hints=None, clock=time.time, **overrides
+) -> AsyncIterator[Serving]:
     """A server over this database (which stays the test's to close), or with these settings; `overrides` are fields
     of Settings, or `base_url` for the upstream."""
     if isinstance(db_or_settings, Database):
         url = db_or_settings.url.render_as_string(hide_password=False)
         settings = load({}, **{"database_url": url, "base_url": UPSTREAM, **overrides})
-        app = create_app(settings, db=db_or_settings, hints=hints)
+        app = create_app(settings, db=db_or_settings, hints=hints, clock=clock)
     else:
-        app = create_app(db_or_settings, hints=hints)
+        app = create_app(db_or_settings, hints=hints, clock=clock)
     # With its protocol named, asyncio sets TCP_NODELAY on what it accepts; else every answer would wait 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import itertools
 import socket
+import time
 
 import httpx
 import pytest
@@ -83,6 +85,13 @@ async def test_a_kept_time(sqlite_db: Database):
             fields = {**PURPOSE, "expires_after[anchor]": anchor, "expires_after[seconds]": seconds}
             answer = await server.client.post("/v1/files", data=fields, files={"file": ("a.jsonl", lines(1))})
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "expires_after")
+
+
+async def test_the_kept_time_begins_when_the_file_was_made(sqlite_db: Database):
+    readings = itertools.count(time.time(), 0.9)  # every look at the clock is in another second
+    async with serving(sqlite_db, clock=lambda: next(readings)) as server:
+        made = await bring(server.client, lines(1))
+    assert made["expires_at"] - made["created_at"] == 30 * 86_400
 
 
 async def test_wrong_lines_are_told_at_once(db: Database):
