@@ -185,6 +185,8 @@ def _blamed(words: str, when: Schedule | None) -> str | None:
         return first
     if "is no time zone" in words:
         return "timezone"
+    if when is not None and when.ends_at is not None and "would never fire" in words:
+        return "ends_at"
     return None if when is None else "at" if when.cron is None else "cron"
 
 

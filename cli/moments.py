@@ -21,15 +21,17 @@ def moment(text: str, flag: str, *, now: float) -> float:
     >>> moment("+2h", "--not-before", now=1_000.0), moment("2026-12-01T02:00Z", "--not-before", now=0.0)
     (8200.0, 1796090400.0)
     """
+    value: float
     if found := _IN.fullmatch(text):
-        return now + int(found[1]) * _UNITS[found[2]]
-    try:
-        value = float(text)
-    except ValueError:
+        value = now + int(found[1]) * _UNITS[found[2]]
+    else:
         try:
-            value = datetime.fromisoformat(text).timestamp()
-        except (ValueError, OverflowError):
-            raise UsageError(f"{flag} is {text[:40]!r}; write 2026-12-01T02:00, +90m or unix seconds") from None
+            value = float(text)
+        except ValueError:
+            try:
+                value = datetime.fromisoformat(text).timestamp()
+            except (ValueError, OverflowError):
+                raise UsageError(f"{flag} is {text[:40]!r}; write 2026-12-01T02:00, +90m or unix seconds") from None
     if not 0 <= value <= _LATEST:
         raise UsageError(f"{flag} must be unix seconds (not milliseconds) up to the year 9999")
     return value

@@ -20,18 +20,20 @@ from cli.database import existing_database
 from cli.embedded import opened, worker_name
 from cli.ringing import ring
 from promptmill import schedules as rule
+from promptmill.engine import Database
 from promptmill.errors import InputError, UsageError
 from promptmill.handling import priority_number, window_seconds
 from promptmill.intake import scheduling
 from promptmill.intake.admit import read_in
 from promptmill.intake.fire import carry_out
+from promptmill.job import BatchState
 from promptmill.jsonl import open_input
 from promptmill.request import Defaults
 from promptmill.schedules import CATCH_UP, Missed, Overlap, Schedule
 from promptmill.settings import Settings, load
-from promptmill.store import deciding, fires, purge, schedules, tenants
+from promptmill.store import deciding, fires, purge, schedules, tenants, workers
 from promptmill.store.fires import FireRow
-from promptmill.store.schedules import NameTaken, ScheduleRow, Terms
+from promptmill.store.schedules import FireState, NameTaken, ScheduleRow, Terms
 from promptmill.tables import DEFAULT_TENANT
 
 _Db = Annotated[str | None, typer.Option(help="Database file or URL.", show_default="PROMPTMILL_DATABASE_URL")]
@@ -39,6 +41,9 @@ _Reference = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object, for machines.")]
 _MAX_NAME = 200
 _ERRORS_SHOWN = 20
+#: So long a worker is waited for that takes a fire up, and looked for so often.
+_WORKERS_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
 #: Of `show`.
 _FIRES_TO_COME = 5
 _FIRES_SHOWN = 20
@@ -253,10 +258,32 @@ async def _run(settings: Settings, option: str | None, reference: str) -> FireRo
         row = await schedules.find(db, reference)
         holder = f"cli:{worker_name()}"
         fire_id = await deciding.run_now(db, row.id, holder=holder, now=time.time())
+        if await workers.alive(db, now=time.time()):  # they fire it as they do at its times: with their upstreams
+            await fires.release(db, holder=holder)
+            ring(option)
+            if (fire := await _carried_out(db, fire_id, holder=holder)) is not None:
+                return fire
         batch_id = await carry_out(db, settings, fire_id, holder=holder, clock=time.time)
         if batch_id is not None:
             await read_in(db, settings, batch_id, holder=holder, clock=time.time)
         return await fires.get(db, fire_id)
+
+
+async def _carried_out(db: Database, fire_id: int, *, holder: str) -> FireRow | None:
+    """The fire, when a worker has made its batch and read it in; None: none does (`promptmill run` fires nothing), and
+    it is the holder's now. A worker that copies a large file is waited for."""
+    give_up = time.monotonic() + _WORKERS_SECONDS
+    while True:
+        fire = await fires.get(db, fire_id)
+        if fire.state is not FireState.DUE and fire.batch_state is not BatchState.VALIDATING:
+            return fire
+        if time.monotonic() > give_up:
+            now = time.time()
+            if fire.state is FireState.DUE and await fires.take(db, fire_id=fire_id, holder=holder, now=now):
+                return None
+            if fire.state is not FireState.DUE and not await workers.alive(db, now=now):
+                return fire  # its batch is there, and whoever comes next reads it in
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 @schedule.command()

@@ -5,6 +5,7 @@ finding custom_ids given twice. What a line means is `request.py`'s.
 """
 
 import io
+import re
 import sys
 import zlib
 from array import array
@@ -25,6 +26,7 @@ CHUNK_BYTES: Final = 256 * 1024
 #: What may stand around a line's content, and what alone makes a line blank: JSON's own white space.
 BLANK: Final = b" \t\r\n"
 BOM: Final = b"\xef\xbb\xbf"
+_TEMPLATE: Final = re.compile(rb"\{\{[ \t]*[A-Za-z_][A-Za-z0-9_]*[ \t]*\}\}")
 
 #: Enough of a beginning to recognise what it is.
 _MAGIC_BYTES = 16
@@ -272,7 +274,9 @@ def detect_format(name: str, first_line: bytes) -> InputFormat:
         case [".jsonl" | ".ndjson" | ".json"]:
             return InputFormat.JSON
         case _:
-            is_object = first_line.lstrip(BLANK).removeprefix(BOM).lstrip(BLANK).startswith(b"{")
+            begins = first_line.lstrip(BLANK).removeprefix(BOM).lstrip(BLANK)
+            # No object begins with two braces; a text of a schedule may: "{{ date }}: what happened?"
+            is_object = begins.startswith(b"{") and not _TEMPLATE.match(begins)
             return InputFormat.JSON if is_object else InputFormat.TEXT
 
 

@@ -3,58 +3,33 @@
 A fire has its *nominal* time, which names it (together with the schedule, it makes a fire happen once), and the moment
 at which it is carried out, which jitter may put a little later. Everything here is asked about nominal times.
 
-Clocks that change (daylight saving), as Debian's cron does it and as most people mean it:
-
-- A fixed time ("30 2 * * *") fires once on every day. Where the clock jumps over it in spring, it fires at the first
-  moment after the jump (03:00); where the hour comes twice in autumn, it fires at the first of the two.
-- Whatever has a `*` (or `*/n`) for the minute or the hour follows the time that really passes. In spring it does not
-  fire in the hour that is not there; in autumn it fires in both.
-
-    zone              the clock goes    expression      fires (wall clock, offset)
-    Europe/Berlin     on at 02:00       30 2 * * *      29 March    03:00+02:00    and the next day 02:30+02:00
-                                        0 * * * *       29 March    01:00+01:00, 03:00+02:00
-                                        */15 * * * *    29 March    01:45+01:00, 03:00+02:00
-                      back at 03:00     30 2 * * *      25 October  02:30+02:00    and the next day 02:30+01:00
-                                        0 * * * *       25 October  02:00+02:00, 02:00+01:00, 03:00+01:00
-    America/New_York  on at 02:00       30 2 * * *      8 March     03:00-04:00    and the next day 02:30-04:00
-                      back at 02:00     30 1 * * *      1 November  01:30-04:00    and the next day 01:30-05:00
-                                        0 * * * *       1 November  01:00-04:00, 01:00-05:00, 02:00-05:00
+What clocks do that change (daylight saving) stands in `cron`.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice, pairwise, takewhile
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-
+from promptmill.cron import expression, moments
 from promptmill.errors import UsageError
 
-#: What may stand for an expression.
-NAMED: Final = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
 #: Without a bound of its own, a schedule that runs all its missed fires runs this many of them: the latest.
 CATCH_UP: Final = 100
 _MOST_CATCH_UP: Final = 10_000
 #: How many fires are looked at to see how close they come to each other.
 _LOOK_AHEAD: Final = 200
-_LONGEST_SECONDS: Final = 366 * 86_400.0
+#: Nobody looks so often that less could be kept: beat alone asks every 5 s.
+LEAST_GRACE_SECONDS: Final = 10.0
+_LONGEST_SECONDS: Final = {"jitter_seconds": 366 * 86_400.0, "grace_seconds": 7 * 86_400.0}
 _FIRST_SPAN_SECONDS: Final = 86_400.0
 #: The end of the year 9998: every zone can still say what time that is.
 _LATEST: Final = 253_370_764_799.0
-_FIELDS: Final = "minute hour day-of-month month day-of-week"
 
 
 class Missed(StrEnum):
@@ -91,7 +66,7 @@ class Schedule:
     ends_at: float | None = None  # and the first at which it may not any more
     missed: Missed = Missed.ONCE
     catch_up: int = CATCH_UP
-    #: A fire that is carried out later than this (and its jitter) was missed.
+    #: A fire that is carried out later than this (and its jitter) was missed. Less than 10 s counts as 10 s.
     grace_seconds: float = 60.0
     overlap: Overlap = Overlap.ALLOW
     jitter_seconds: float = 0.0
@@ -109,24 +84,26 @@ def check(schedule: Schedule, *, now: float) -> None:
         if moment is not None and not 0 <= moment <= _LATEST:
             raise UsageError(f"{name} is {moment:g}; times are unix seconds")
     if schedule.starts_at is not None and schedule.ends_at is not None and schedule.ends_at <= schedule.starts_at:
-        raise UsageError("the schedule would end before it starts")
+        raise UsageError("ends_at is not after starts_at: the schedule would end before it starts")
     _check_numbers(schedule)
-    if schedule.cron is not None and schedule.jitter_seconds >= (every := _closest(schedule, now)):
+    jitters = schedule.cron is not None and schedule.jitter_seconds > 0
+    if jitters and schedule.jitter_seconds >= (every := _closest(schedule, now)):
         raise UsageError(
-            f"a jitter of {schedule.jitter_seconds:g} s would let fires overtake each other: "
+            f"jitter_seconds is {schedule.jitter_seconds:g}, which would let fires overtake each other: "
             f"{schedule.cron!r} fires every {every:g} s; give less than that"
         )
-    if next_fire(schedule, after=now - schedule.grace_seconds) is None:
+    # One time may just have passed; of a cron expression, what has passed is over.
+    if next_fire(schedule, after=now - schedule.grace_seconds if schedule.cron is None else now) is None:
         raise UsageError("the schedule would never fire: its times lie in the past, or outside its start and end")
 
 
 def _check_numbers(schedule: Schedule) -> None:
     if not 1 <= schedule.catch_up <= _MOST_CATCH_UP:
         raise UsageError(f"catch_up is {schedule.catch_up}; it is a number of fires from 1 to {_MOST_CATCH_UP:,}")
-    for name in ("jitter_seconds", "grace_seconds"):
-        if not 0 <= getattr(schedule, name) <= _LONGEST_SECONDS:
-            value = getattr(schedule, name)
-            raise UsageError(f"{name} is {value:g}; it is not less than 0, and {_LONGEST_SECONDS:,.0f} at most")
+    for name, most in _LONGEST_SECONDS.items():
+        value = getattr(schedule, name)
+        if not 0 <= value <= most:
+            raise UsageError(f"{name} is {value:g}; it is not less than 0, and {most:,.0f} at most")
 
 
 def time_zone(name: str) -> ZoneInfo:
@@ -151,24 +128,6 @@ def moment(text: str, zone: str) -> float:
     return (parsed.replace(tzinfo=time_zone(zone)) if parsed.tzinfo is None else parsed).timestamp()
 
 
-def expression(text: str) -> str:
-    """The five fields of a cron expression, names replaced. Raises UsageError."""
-    fields = NAMED.get(text.strip().lower(), text)
-    count = len(fields.split())
-    if fields.startswith("@"):
-        raise UsageError(f"{text!r} is not known; there are {', '.join(NAMED)}")
-    if count != len(_FIELDS.split()):
-        seconds = "; seconds are not among them" if count == len(_FIELDS.split()) + 1 else ""
-        raise UsageError(f"{text!r} has {count} fields; a cron expression has 5 ({_FIELDS}){seconds}")
-    try:
-        next(CronSim(fields, datetime(2000, 1, 1, tzinfo=UTC)))
-    except CronSimError as error:
-        raise UsageError(f"{text!r} is no cron expression: {str(error).lower()} (the fields are {_FIELDS})") from None
-    except StopIteration:
-        raise UsageError(f"{text!r} never fires: there is no such day") from None
-    return fields
-
-
 def fires(schedule: Schedule, *, after: float) -> Iterator[float]:
     """Nominal times of the fires later than `after`, in order, without end unless the schedule has one."""
     if schedule.starts_at is not None:
@@ -178,19 +137,7 @@ def fires(schedule: Schedule, *, after: float) -> Iterator[float]:
         if schedule.at is not None and after < schedule.at < ends_at:
             yield schedule.at
         return
-    begin = datetime.fromtimestamp(math.ceil(after) - 1, time_zone(schedule.zone))
-    # Asked within the second pass of a repeated hour, the library answers with the first one: not later, so left out.
-    moments = CronSim(expression(schedule.cron), begin)
-    while True:
-        try:
-            at = next(moments).timestamp()
-        except (StopIteration, OverflowError):  # the calendar ends with the year 9999
-            return
-        if at >= ends_at:
-            return
-        if at > after:
-            after = at
-            yield at
+    yield from takewhile(lambda at: at < ends_at, moments(schedule.cron, time_zone(schedule.zone), after=after))
 
 
 def next_fire(schedule: Schedule, *, after: float) -> float | None:
@@ -227,14 +174,14 @@ def due(schedule: Schedule, *, last_fire: float, now: float) -> Due:
 
     What is at most `grace_seconds` late is on time, and carried out. What is older was missed, and the policy decides:
     `skip` leaves it out, `once` carries out the latest unless one that is on time stands for it, `all` carries out the
-    latest `catch_up`.
+    latest `catch_up`. More than `catch_up` are never carried out at once, on time or not.
     """
     most = schedule.catch_up if schedule.missed is Missed.ALL else 1
     passed = _latest_passed(schedule, after=last_fire, now=now, at_least=most)
     if not passed:
         return Due((), 0, None, last_fire)
-    oldest = now - schedule.grace_seconds
-    on_time = [at for at in passed if carried_out_at(schedule, at) >= oldest]
+    oldest = now - max(schedule.grace_seconds, LEAST_GRACE_SECONDS)
+    on_time = [at for at in passed if carried_out_at(schedule, at) >= oldest][-schedule.catch_up :]
     run = on_time
     if schedule.missed is Missed.ALL or (schedule.missed is Missed.ONCE and not on_time):
         run = passed[-max(most, len(on_time)) :]
@@ -270,11 +217,9 @@ def overlapping(schedule: Schedule, *, previous_is_active: bool, waiting: int = 
 
     `waiting` fires of the schedule wait already; no more than `catch_up` ever do.
     """
-    if not waiting and (not previous_is_active or schedule.overlap is Overlap.ALLOW):
+    if schedule.overlap is Overlap.ALLOW or not (waiting or previous_is_active):
         return Action.RUN
-    if schedule.overlap is Overlap.QUEUE and waiting < schedule.catch_up:
-        return Action.WAIT
-    return Action.RUN if schedule.overlap is Overlap.ALLOW else Action.SKIP
+    return Action.WAIT if schedule.overlap is Overlap.QUEUE and waiting < schedule.catch_up else Action.SKIP
 
 
 def _closest(schedule: Schedule, now: float) -> float:

@@ -60,14 +60,16 @@ NAMES: Final[Mapping[str, Callable[[Fire], str]]] = {
     "previous_fire_time": lambda fire: "" if fire.previous_at is None else _rfc3339(fire.previous_at, fire.zone),
 }
 
-#: A JSON string; outside of strings JSON has no quotes.
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: A JSON string; outside of strings JSON has no quotes. Nothing is ever tried twice (`*+`): bodies may have megabytes.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 #: Doubled braces, or a name between two. The first that begins wins, so what is escaped is never read as a name.
 _MARK: Final = re.compile(rb"\{\{\{\{|\}\}\}\}|\{\{[ \t]*([A-Za-z_][A-Za-z0-9_]*)[ \t]*\}\}")
 
 
 def check(body: bytes) -> None:
     """Raise UsageError for a name that nothing is known of."""
+    if b"{{" not in body:
+        return
     for string in _STRING.finditer(body):
         for mark in _MARK.finditer(string[0]):
             if mark[1] is not None and mark[1].decode() not in NAMES:

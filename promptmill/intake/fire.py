@@ -27,7 +27,7 @@ from promptmill.intake.kept import Kept, KeptFile
 from promptmill.job import BatchState
 from promptmill.schedules import time_zone
 from promptmill.settings import Settings
-from promptmill.store import admissions, batches, fires, schedules
+from promptmill.store import admissions, batches, files, fires, schedules
 from promptmill.store.batches import NewBatch
 from promptmill.store.files import FileStatus
 from promptmill.store.fires import RUN_KEY, FireRow, Lost
@@ -98,8 +98,9 @@ class _Carrying:
     async def _fill(self, copy: KeptFile) -> None:
         """Every line of the schedule's file, as it is for this fire."""
         known = filled(self.schedule, self.fire)
-        turn_began, said_at = time.perf_counter(), time.monotonic()
+        turn_began, said_at, parts = time.perf_counter(), time.monotonic(), 0
         async for group in admissions.lines(self.db, self.schedule.terms.file_id):
+            parts += len(group)
             for _, _, encoding, data in group:
                 if time.perf_counter() - turn_began > _TURN_SECONDS:
                     await asyncio.sleep(0)
@@ -114,6 +115,9 @@ class _Carrying:
                 async with self.db.write() as connection:
                     await fires.hold(connection, fire_id=self.fire.id, holder=self.holder, now=self.clock())
                 said_at = time.monotonic()
+        original = await files.by_id(self.db, self.schedule.terms.file_id)
+        if original.parts != parts:  # the schedule has another one by now, and nothing keeps this one
+            raise NotFound("its file was removed while the lines were filled in")
 
     async def _show(self, connection: AsyncConnection, kept: Kept) -> None:
         """The copy is a file like others from now on."""

@@ -30,6 +30,8 @@ from promptmill.store.schedules import Terms
 
 #: Errors that are told; the rest is counted.
 ERRORS_TOLD: Final = 100
+#: As an uploaded file of requests: longer only where the schedule still needs it.
+_KEPT_SECONDS: Final = 30 * 86_400.0
 #: The event loop is everybody's.
 _TURN_SECONDS: Final = 0.003
 
@@ -54,6 +56,7 @@ async def keep_lines(
         kept = await file.finish()
     shown = {
         "purpose": "batch", "status": FileStatus.PROCESSED.value, "bytes": kept.size_bytes, "parts": kept.parts,
+        "expires_at": clock() + _KEPT_SECONDS,
     }  # fmt: skip
     await files.settle(db, kept.file_id, shown)
     return kept.file_id

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from promptmill import schedules as rule
 from promptmill.engine import Database
 from promptmill.errors import NotFound
-from promptmill.schedules import Action, Due
+from promptmill.schedules import Action, Due, Overlap
 from promptmill.store import admissions, fires
 from promptmill.store import schedules as store
 from promptmill.store.fires import HELD_SECONDS
@@ -57,9 +57,10 @@ async def decide(db: Database, schedule_id: int, *, now: float) -> None:
         if row is None or not row.is_enabled or row.next_at is None or row.next_at > now:
             return
         standing = await _standing(connection, row.id)
-        if standing.waiting and not standing.is_active:
-            await _let_go_on(connection, standing.waiting[0], now)
-            standing = _Standing(is_active=True, waiting=standing.waiting[1:])
+        if standing.waiting and (row.when.overlap is Overlap.ALLOW or not standing.is_active):
+            freed = len(standing.waiting) if row.when.overlap is Overlap.ALLOW else 1
+            await _let_go_on(connection, standing.waiting[:freed], now)
+            standing = _Standing(is_active=True, waiting=standing.waiting[freed:])
         found = rule.due(row.when, last_fire=row.decided_until, now=now)
         made, waits = await _rows_for(connection, row, found, standing, now)
         if made:
@@ -124,9 +125,9 @@ async def _standing(connection: AsyncConnection, schedule_id: int) -> _Standing:
     return _Standing((await connection.execute(under_way)).first() is not None, waiting)
 
 
-async def _let_go_on(connection: AsyncConnection, fire_id: int, now: float) -> None:
+async def _let_go_on(connection: AsyncConnection, fire_ids: Sequence[int], now: float) -> None:
     """waiting → due"""
-    theirs = sa.update(schedule_fires).where(schedule_fires.c.id == fire_id)
+    theirs = sa.update(schedule_fires).where(schedule_fires.c.id.in_(fire_ids))
     await connection.execute(theirs.values(state=FireState.DUE, decided_at=now))
 
 

@@ -108,7 +108,8 @@ async def latest(db: Database, schedule_ids: list[int]) -> dict[int, float]:
 
 
 async def left(db: Database, *, now: float) -> list[int]:
-    """Due fires that nobody holds, each schedule's oldest first."""
+    """Due fires that nobody holds: of each schedule the oldest, then of each the next one, and so on; so one that has
+    much to make up for does not keep the others waiting."""
     async with db.read() as connection:
         return list((await connection.execute(free(now))).scalars())
 
@@ -116,8 +117,10 @@ async def left(db: Database, *, now: float) -> list[int]:
 def free(now: float) -> "sa.Select[int]":
     """The same as a statement."""
     nobody = sa.func.coalesce(schedule_fires.c.holder_until, 0.0) <= now
-    statement = sa.select(schedule_fires.c.id).where(OPEN, schedule_fires.c.state == FireState.DUE, nobody)
-    return statement.order_by(schedule_fires.c.schedule_id, schedule_fires.c.at).limit(_AT_ONCE)
+    place = sa.func.row_number().over(partition_by=schedule_fires.c.schedule_id, order_by=schedule_fires.c.at)
+    due = sa.select(schedule_fires.c.id, schedule_fires.c.at, place.label("place"))
+    due_now = due.where(OPEN, schedule_fires.c.state == FireState.DUE, nobody).subquery()
+    return sa.select(due_now.c.id).order_by(due_now.c.place, due_now.c.at).limit(_AT_ONCE)
 
 
 async def take(db: Database, *, fire_id: int, holder: str, now: float) -> bool:

@@ -23,6 +23,7 @@ from promptmill.tables import DEFAULT_TENANT, schedule_fires, schedules
 #: Fires that wait for an earlier one's batch are looked after this often.
 WAITING_SECONDS: Final = 1.0
 
+_PREFIX: Final = "sched_"
 #: Of a Schedule, what says at which times it fires: a change of these begins anew.
 _TIMES: Final = ("cron", "at", "zone", "starts_at")
 _TIMING: Final = tuple(each.name for each in fields(Schedule) if each.name != "id")
@@ -125,7 +126,7 @@ def _terms_columns(terms: Terms) -> dict[str, Any]:
 
 def new_id() -> str:
     """A public id: jitter is drawn from it, so it is known before the schedule is checked."""
-    return new_public_id("sched_")
+    return new_public_id(_PREFIX)
 
 
 async def create(
@@ -192,15 +193,19 @@ async def by_public_id(db: Database, public_id: str, *, tenant_id: int) -> Sched
 
 async def find(db: Database, reference: str) -> ScheduleRow:
     """The schedule of this name, or with this public id (a unique beginning will do). Raises NotFound."""
-    is_it = sa.or_(schedules.c.name == reference, schedules.c.public_id.startswith(reference, autoescape=True))
+    ways = [schedules.c.name == reference]
+    if reference.startswith(_PREFIX) and reference != _PREFIX:
+        ways.append(schedules.c.public_id.startswith(reference, autoescape=True))
     async with db.read() as connection:
-        found = [_row(row) for row in await connection.execute(sa.select(*_COLUMNS).where(is_it, _THERE).limit(100))]
-    named = [row for row in found if row.name == reference] or found
-    if not named:
-        raise NotFound(f"no schedule {reference!r} in this database")
-    if len(named) > 1:
-        raise NotFound(f"more than one schedule is called {reference!r}, or begins so; give its id (`schedule list`)")
-    return named[0]
+        for is_it in ways:
+            rows = (await connection.execute(sa.select(*_COLUMNS).where(is_it, _THERE).limit(2))).all()
+            if len(rows) > 1:
+                raise NotFound(
+                    f"more than one schedule is called {reference!r}, or begins so; give its id (`schedule list`)"
+                )
+            if rows:
+                return _row(rows[0])
+    raise NotFound(f"no schedule {reference!r} in this database")
 
 
 async def listed(
@@ -246,7 +251,7 @@ async def change(
         if terms is not None:
             values |= _terms_columns(terms)
         if when is not None:
-            anew = any(getattr(when, each) != getattr(row.when, each) for each in _TIMES)
+            anew = any(getattr(when, each) != getattr(row.when, each) for each in _TIMES) or _is_over(row.when, now)
             decided = rule.first_decided(when, now=now) if anew else row.decided_until
             values |= {**_timing_columns(when), "decided_until": decided}
             if row.is_enabled:
@@ -257,6 +262,11 @@ async def change(
         except sa.exc.IntegrityError:
             raise NameTaken(name) from None
         return await _found(connection, schedule_id)
+
+
+def _is_over(when: Schedule, now: float) -> bool:
+    """Where it goes on after all, it does from now on: not with what would have been between."""
+    return when.ends_at is not None and when.ends_at <= now
 
 
 async def enable(db: Database, schedule_id: int, *, now: float) -> ScheduleRow:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptmill.cron import NAMED, expression
 from promptmill.errors import UsageError
 from promptmill.schedules import (
-    NAMED,
     Action,
     Missed,
     Overlap,
@@ -19,7 +19,6 @@ from promptmill.schedules import (
     carried_out_at,
     check,
     due,
-    expression,
     fires,
     first_decided,
     moment,
@@ -64,6 +63,12 @@ CLOCKS = [
     (NEW_YORK, "2026-11-01 01:30", "*/15 * * * *", "01 01:45-04 01 01:00-05 01 01:15-05 01 01:30-05"),
     # Half an hour, at midnight, a whole day, and never.
     ("Australia/Lord_Howe", "2026-10-03 12:00", "15 2 * * *", "04 02:30+11 05 02:15+11"),
+    ("Australia/Lord_Howe", "2026-10-03 23:00", "0 */6 * * *", "04 00:00+10 04 06:00+11 04 12:00+11"),
+    ("Australia/Lord_Howe", "2026-10-04 01:00", "*/10 2 * * *", "04 02:30+11 04 02:40+11 04 02:50+11 05 02:00+11"),
+    ("Australia/Lord_Howe", "2026-04-05 00:00", "0 */6 * * *", "05 06:00+10 05 12:00+10"),
+    ("Australia/Lord_Howe", "2026-04-05 01:20", "*/15 1 * * *", "05 01:30+11 05 01:45+11 05 01:30+10 05 01:45+10"),
+    ("Australia/Lord_Howe", "2026-04-05 01:00", "*/20 2 * * *", "05 02:00+10 05 02:20+10 05 02:40+10"),
+    ("Pacific/Chatham", "2026-04-05 02:40", "*/25 2 * * *", "05 02:50+13 05 02:50+12 06 02:00+12"),
     ("America/Santiago", "2026-09-05 12:00", "0 0 * * *", "06 01:00-03 07 00:00-03"),
     ("Pacific/Apia", "2011-12-29 12:00", "0 9 * * *", "31 00:00+14 31 09:00+14"),
     ("Asia/Kolkata", "2026-03-28 12:00", "30 2 * * *", "29 02:30+05 30 02:30+05"),
@@ -136,8 +141,11 @@ WRONG = [
     (cron("@daily", "../etc/passwd"), "is no time zone"),
     (cron("@daily", ""), "is no time zone"),
     (cron("@daily", "\0"), "is no time zone"),
+    (cron("*/" + "9" * 5_000 + " * * * *"), "has 5,010 characters; 256 are the most"),
     (cron("@daily", starts_at=50.0, ends_at=50.0), "would end before it starts"),
     (cron("@daily", ends_at=500.0), "would never fire"),
+    (cron("* * * * *", ends_at=990.0), "would never fire"),  # what passed is over, even within the grace
+    (cron("@daily", grace_seconds=8 * 86_400.0), "604,800 at most"),
     (cron("@daily", ends_at=1e30), "times are unix seconds"),
     (Schedule(id="s", at=float("nan")), "times are unix seconds"),
     (cron("@daily", catch_up=0), "from 1 to 10,000"),
@@ -207,6 +215,17 @@ def test_after_a_silence(policy, bound, until, runs, left_out):
     assert found.decided_until == int(until) * HOUR
 
 
+def test_no_grace_is_so_small_that_nobody_looks_within_it():
+    found = due(cron("0 * * * *", missed=Missed.SKIP, grace_seconds=0.0), last_fire=0.0, now=HOUR + 6.0)
+    assert found.run == (HOUR,)
+
+
+def test_a_long_grace_lets_no_more_run_than_the_bound():
+    found = due(cron("* * * * *", grace_seconds=HOUR, catch_up=7), last_fire=0.0, now=HOUR)
+    assert found.run == tuple(HOUR - 60.0 * n for n in reversed(range(7)))
+    assert found.left_out == 53
+
+
 @given(st.lists(st.floats(0.001, 40), min_size=1, max_size=9), st.sampled_from(Missed), st.floats(0, 3_000))
 def test_looking_often_or_seldom_no_fire_is_run_twice(waits, policy, jitter):
     schedule = cron("0 * * * *", missed=policy, jitter_seconds=jitter, catch_up=10_000)
@@ -259,6 +278,7 @@ def test_jitter_spreads():
 OVERLAPS = [
     (Overlap.ALLOW, False, 0, Action.RUN),
     (Overlap.ALLOW, True, 0, Action.RUN),
+    (Overlap.ALLOW, True, 2, Action.RUN),  # they waited before it was allowed
     (Overlap.SKIP, False, 0, Action.RUN),
     (Overlap.SKIP, True, 0, Action.SKIP),
     (Overlap.QUEUE, False, 0, Action.RUN),

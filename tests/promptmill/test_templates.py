@@ -1,6 +1,7 @@
 """What is filled into a body, what stays, and that JSON comes out wherever JSON went in."""
 
 import json
+import tracemalloc
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -88,6 +89,21 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones():
     assert "{{ fire_tmie }} names nothing" in str(caught.value)
     assert all(name in str(caught.value) for name in NAMES)
     check(b'{"content": "{{{{ fire_tmie }}}}", "also": {"b": {}}}')
+
+
+@pytest.mark.parametrize("text", ["x" * 3_000_000, "\\n" * 1_500_000, '{{ date }} "' * 200_000])
+def test_a_body_of_megabytes_takes_little_more_memory_than_its_pieces(text):
+    """A pattern that remembers where it could have gone on otherwise took 120 bytes for each."""
+    body = json.dumps(["{{ number }}", text]).encode()
+    tracemalloc.start()
+    try:
+        check(body)
+        made = render(body, FIRE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert json.loads(made)[0] == str(FIRE.number)
+    assert peak < 25 * len(body)
 
 
 def test_what_is_filled_in_is_not_looked_at_again():

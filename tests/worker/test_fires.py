@@ -1,6 +1,7 @@
 """Schedules fire: each fire one batch, at its time, as its policies say."""
 
 import asyncio
+import dataclasses
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -8,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from promptmill.engine import Database
+from promptmill.errors import NotFound
 from promptmill.handling import AfterCanary, Handling
 from promptmill.intake.kept import KeptFile
 from promptmill.store import admissions, batches, deciding, files, fires, purge, schedules
@@ -219,6 +221,64 @@ async def test_changed_times_hold_from_now_on_and_no_fire_comes_twice(timetable:
     await schedules.change(timetable.db, schedule.id, when=schedule.when, now=clock())
     await timetable.until(minutes(11)[0])
     assert await timetable.fired(schedule) == minutes(1, 2, 5, 10, 11)
+
+
+async def test_an_end_that_is_put_off_brings_nothing_of_what_was_between(timetable: Timetable, clock: Clock):
+    schedule = await timetable.add(cron="* * * * *", missed=Missed.ALL, ends_at=minutes(2)[0] + 1)
+    await timetable.until(minutes(9)[0])
+    assert await timetable.fired(schedule) == minutes(1, 2)
+    later = dataclasses.replace(schedule.when, ends_at=minutes(11)[0] + 1)
+    await schedules.change(timetable.db, schedule.id, when=later, now=clock())
+    await timetable.until(minutes(20)[0])
+    assert await timetable.fired(schedule) == minutes(1, 2, 10, 11)
+
+
+async def test_what_waits_goes_on_when_overlap_is_allowed(timetable: Timetable, clock: Clock):
+    schedule = await timetable.add(cron="* * * * *", overlap=Overlap.QUEUE)
+    await timetable.until(minutes(4)[0])
+    assert await timetable.states(schedule) == [FIRED, WAITING, WAITING, WAITING]
+    allowed = dataclasses.replace(schedule.when, overlap=Overlap.ALLOW)
+    await schedules.change(timetable.db, schedule.id, when=allowed, now=clock())
+    await timetable.until(minutes(5)[0])
+    assert await timetable.states(schedule) == [FIRED] * 5
+
+
+async def test_one_that_has_much_to_make_up_for_does_not_keep_others_waiting(on_both: Timetable):
+    first = await on_both.add("first", cron="* * * * *", missed=Missed.ALL, catch_up=1_000)
+    on_both.clock.now = minutes(300)[0]
+    second = await on_both.add("second", at=minutes(300)[0])
+    for schedule in (first, second):
+        await deciding.decide(on_both.db, schedule.id, now=on_both.clock())
+    next_ones = await fires.left(on_both.db, now=on_both.clock())
+    (theirs,) = await on_both.history(second)
+    assert theirs.id in next_ones[:2]
+    assert next_ones[0] == (await on_both.history(first))[0].id
+
+
+async def test_a_schedule_is_named_by_what_tells_it_from_others(timetable: Timetable):
+    schedule = await timetable.add("nightly", cron="* * * * *")
+    for reference in ("nightly", schedule.public_id, schedule.public_id[:12]):
+        assert (await schedules.find(timetable.db, reference)).id == schedule.id
+    for reference in ("", "s", "sched_", "night"):
+        with pytest.raises(NotFound):
+            await schedules.find(timetable.db, reference)
+
+
+async def test_a_copy_that_lost_its_lines_on_the_way_is_no_batch(timetable: Timetable):
+    schedule = await timetable.add(cron="* * * * *", lines=[FILLED_IN, PLAIN])
+    async with timetable.db.write() as connection:
+        await connection.execute(sa.delete(file_parts).where(file_parts.c.part == 1))
+    await timetable.until(minutes(1)[0])
+    (fire,) = await timetable.history(schedule)
+    assert (fire.state, fire.reason) == (FAILED, "its file was removed while the lines were filled in")
+
+
+async def test_lines_that_a_schedule_brought_go_some_time_after_it(timetable: Timetable, clock: Clock):
+    schedule = await timetable.add(cron="* * * * *")
+    clock.advance(31 * 86_400.0)
+    assert await purge.purge_files(timetable.db, clock()) == 0
+    await schedules.remove(timetable.db, schedule.id, now=clock())
+    assert await purge.purge_files(timetable.db, clock()) == 1
 
 
 async def test_many_at_the_same_moment(on_both: Timetable):

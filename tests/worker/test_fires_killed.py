@@ -1,150 +1,176 @@
-"""Five hours of schedules with workers and clocks that are killed at random: every due fire makes exactly one batch.
+"""Five hours of schedules with two beats and three workers, killed at random: every due fire makes exactly one batch.
 
-The time is told, not waited for. What runs here is what drains and the maint task run; a kill ends it wherever it is
-waiting, in the middle of a transaction too, and nothing of it is tidied up.
+The time is told, not waited for. The processes are real and so are their deaths: SIGKILL at any moment, in the middle
+of a transaction too.
 """
 
-import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
-import pytest
 import sqlalchemy as sa
 
+from promptmill import schedules as rule
 from promptmill.engine import Database
 from promptmill.job import BatchState
 from promptmill.store.schedules import FireState, ScheduleRow
-from promptmill.tables import batches, schedule_fires
+from promptmill.tables import batches, jobs, schedule_fires
 from tests.conftest import Clock
-from tests.worker.timetable import FILLED_IN, PLAIN, Missed, Overlap, Timetable, at
-from worker.fires import Fires
+from tests.worker.firing_process import FiringProcess
+from tests.worker.timetable import FILLED_IN, Missed, Overlap, Timetable, at
 
 BEGIN = at("2026-03-29 00:00:30", "Europe/Berlin")  # the night in which the clocks go forward
-HOURS = 5
-#: Seconds from look to look.
-STEP = (10.0, 80.0)
-KILLED = 0.2
+END = BEGIN + 5 * 3_600
+#: Seconds from look to look, as the clock has it.
+STEP = (20.0, 140.0)
+#: So often somebody dies, and so many seconds after it was told to look, at most.
+KILLED, WITHIN = 0.6, 0.12
+#: A copy takes so many lines, so that there is time to die in it.
+LINES = 120
 
 
 @dataclass
 class Chaos:
-    """Processes that die, and are started again."""
+    """Two that beat asks and three drains; whoever dies is replaced."""
 
     timetable: Timetable
+    database_url: str
     dice: random.Random
-    kills: int = 0
     started: int = 0
-    alive: list[Fires] = field(default_factory=list)
+    kills: int = 0
+    left_behind: int = 0  # fires and batches that the dead had in their hands
+    alive: list[FiringProcess] = field(default_factory=list)
 
-    def start(self) -> Fires:
+    def start(self, *, is_beat: bool) -> FiringProcess:
         self.started += 1
-        return self.timetable.worker(f"p{self.started}")
+        return FiringProcess(f"p{self.started}", database_url=self.database_url, is_beat=is_beat)
 
-    async def look(self, number: int) -> None:
-        """One of them looks; perhaps it dies on the way, after so many turns of the event loop."""
-        process = self.alive[number]
-        work = asyncio.create_task(process.all_due())
-        if self.dice.random() < KILLED:
-            for _ in range(self.dice.randrange(1, 60)):
-                await asyncio.sleep(0)
-            if not work.done():
-                self.kills += 1
-                for task in (work, *process._at_work.values()):
-                    task.cancel()
-                self.alive[number] = self.start()
-        with suppress(asyncio.CancelledError):
-            await work
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.alive = [self.start(is_beat=number < 2) for number in range(5)]
+        try:
+            yield
+        finally:
+            for process in self.alive:
+                process.kill()
+
+    async def look(self, looking: list[int], *, kill: bool) -> None:
+        """These look, all at once; perhaps one of them does not live to see the end."""
+        for number in looking:
+            self.alive[number].tell(self.timetable.clock())
+        if kill:
+            victim = self.dice.choice(looking)
+            if not self.alive[victim].done(self.dice.uniform(0.0, WITHIN)):
+                await self._kill(victim)
+            looking.remove(victim)
+        for number in looking:
+            assert self.alive[number].done(), f"{self.alive[number].name} is stuck"
+
+    async def _kill(self, number: int) -> None:
+        dead = self.alive[number]
+        dead.kill()
+        self.kills += 1
+        self.alive[number] = self.start(is_beat=dead.is_beat)
+        now = self.timetable.clock()
+        held = sa.select(schedule_fires.c.id).where(
+            schedule_fires.c.state == FireState.DUE, schedule_fires.c.holder.startswith(f"{dead.name}:"),
+            schedule_fires.c.holder_until > now,
+        )  # fmt: skip
+        reading = sa.select(batches.c.id).where(
+            batches.c.state == BatchState.VALIDATING, batches.c.validator.startswith(f"{dead.name}:")
+        )
+        async with self.timetable.db.read() as connection:
+            for what in (held, reading):
+                self.left_behind += len((await connection.execute(what)).all())
 
 
 async def test_every_due_fire_makes_one_batch(db: Database, clock: Clock):
     clock.now = BEGIN
     timetable = Timetable(db, clock)
-    chaos = Chaos(timetable, random.Random(5))  # noqa: S311 - dice, not secrets
-    each_minute = await timetable.add("each minute", cron="* * * * *", missed=Missed.ALL, ends_at=BEGIN + 3_600)
+    chaos = Chaos(timetable, db.engine.url.render_as_string(hide_password=False), random.Random(5))  # noqa: S311
+    always = {"missed": Missed.ALL, "catch_up": 10_000, "ends_at": END}
+    many = [FILLED_IN, *(FILLED_IN.replace(b"r-", b"%d-" % n) for n in range(LINES))]
+    each_minute = await timetable.add("each minute", cron="* * * * *", **always)
     filled_in = await timetable.add(
-        "filled in", cron="*/7 * * * *", zone="Europe/Berlin", lines=[FILLED_IN, PLAIN], missed=Missed.ALL,
-        jitter_seconds=40,
-    )  # fmt: skip
-    queued = await timetable.add("queued", cron="*/20 * * * *", overlap=Overlap.QUEUE, missed=Missed.ALL)
-    skipped = await timetable.add("skipped", cron="*/15 * * * *", overlap=Overlap.SKIP, missed=Missed.ALL)
-    nightly = await timetable.add("nightly", cron="30 2 * * *", zone="Europe/Berlin", missed=Missed.ALL)
+        "filled in", cron="*/7 * * * *", zone="Europe/Berlin", lines=many, jitter_seconds=40, **always
+    )
+    queued = await timetable.add("queued", cron="*/20 * * * *", overlap=Overlap.QUEUE, lines=[FILLED_IN], **always)
+    skipped = await timetable.add("skipped", cron="*/15 * * * *", overlap=Overlap.SKIP, **always)
+    nightly = await timetable.add("nightly", cron="30 2 * * *", zone="Europe/Berlin", lines=[FILLED_IN], **always)
+    every = [each_minute, filled_in, queued, skipped, nightly]
 
-    chaos.alive = [chaos.start() for _ in range(5)]  # two that beat asks, three drains
-    while clock.now < BEGIN + HOURS * 3_600:
-        clock.advance(chaos.dice.uniform(*STEP))
-        looking = chaos.dice.sample(range(5), chaos.dice.randrange(1, 4))
-        await asyncio.gather(*(chaos.look(number) for number in looking))
-        if chaos.dice.random() < 0.05:
-            await _finish_some(timetable)
-    for _ in range(15):  # what the dead have held is held no more; what waits has its turn
-        clock.advance(25.0)
-        await _finish_some(timetable)
-        await timetable.worker("last").all_due()
+    with chaos.running():
+        while clock.now < END:
+            clock.advance(chaos.dice.uniform(*STEP))
+            looking = chaos.dice.sample(range(5), chaos.dice.randrange(1, 4))
+            await chaos.look(looking, kill=chaos.dice.random() < KILLED)
+            if chaos.dice.random() < 0.1:
+                await _finish_all(timetable)
+        for _ in range(200):  # what the dead have held is held no more; what waits has its turn
+            clock.advance(25.0)
+            await chaos.look(list(range(5)), kill=False)
+            await _finish_all(timetable)
+            if not await _open_fires(timetable):
+                break
 
-    assert chaos.kills > 50
-    await _check_each_fire_has_one_batch(timetable, each_minute, filled_in, queued, skipped, nightly)
-    # `each minute` is one that nothing may hold up.
-    minutes = [fire.at for fire in await timetable.history(each_minute)]
-    assert minutes == [BEGIN + 30 + 60 * n for n in range(len(minutes))]
-    assert len(minutes) == 60
+    assert chaos.kills >= 30
+    assert chaos.left_behind >= 10
+    for schedule in every:
+        await _check_every_fire(timetable, schedule)
+    await _check_one_batch_each(timetable, every)
     assert await timetable.fired(nightly) == [at("2026-03-29 03:00", "Europe/Berlin")]
-    assert FireState.WAITING not in await timetable.states(queued)
-    assert FireState.SKIPPED in await timetable.states(skipped)
-    await _check_lines(timetable, filled_in)
+    await _check_lines(timetable, filled_in, LINES + 1)
+    await _check_lines(timetable, queued, 1)
 
 
-async def _finish_some(timetable: Timetable) -> None:
+async def _finish_all(timetable: Timetable) -> None:
+    """Whatever was read in is done."""
     statement = sa.update(batches).where(batches.c.state == BatchState.IN_PROGRESS)
     async with timetable.db.write() as connection:
         await connection.execute(statement.values(state=BatchState.COMPLETED, finished_at=timetable.clock()))
 
 
-async def _check_each_fire_has_one_batch(timetable: Timetable, *rows: ScheduleRow) -> None:
+async def _open_fires(timetable: Timetable) -> int:
+    """Fires without an end, and batches that nobody has read in."""
+    still = sa.select(schedule_fires.c.id).where(schedule_fires.c.state.in_([FireState.DUE, FireState.WAITING]))
+    unread = sa.select(batches.c.id).where(batches.c.state == BatchState.VALIDATING)
     async with timetable.db.read() as connection:
-        fires = (await connection.execute(sa.select(schedule_fires))).all()
-        made = Counter((await connection.execute(sa.select(batches.c.run_key))).scalars())
-    names = {row.id: row.public_id for row in rows}
-    due = {f"fire:{names[fire.schedule_id]}:{fire.at:.3f}" for fire in fires if fire.state == FireState.FIRED}
-    assert made == dict.fromkeys(due, 1)
-    assert {fire.state for fire in fires} <= {FireState.FIRED, FireState.SKIPPED, FireState.DUE}
-    for row in rows:
-        numbers = [fire.number for fire in await timetable.history(row) if fire.number is not None]
-        assert numbers == list(range(1, len(numbers) + 1))
+        return sum([len((await connection.execute(what)).all()) for what in (still, unread)])
 
 
-async def _check_lines(timetable: Timetable, schedule: ScheduleRow) -> None:
+async def _check_every_fire(timetable: Timetable, schedule: ScheduleRow) -> None:
+    """One for each of its times, none else; all are carried out, but for what its overlap leaves out."""
     history = await timetable.history(schedule)
+    assert [fire.at for fire in history] == list(takewhile(lambda t: t < END, rule.fires(schedule.when, after=BEGIN)))
+    states = Counter(fire.state for fire in history)
+    if schedule.when.overlap is Overlap.SKIP:
+        assert states.keys() == {FireState.FIRED, FireState.SKIPPED}
+    else:
+        assert states.keys() == {FireState.FIRED}
+    numbers = [fire.number for fire in history if fire.number is not None]
+    assert numbers == list(range(1, states[FireState.FIRED] + 1))
+    assert {fire.batch_state for fire in history if fire.state is FireState.FIRED} == {BatchState.COMPLETED}
+
+
+async def _check_one_batch_each(timetable: Timetable, every: list[ScheduleRow]) -> None:
+    async with timetable.db.read() as connection:
+        made = Counter((await connection.execute(sa.select(batches.c.run_key))).scalars())
+    due = [f"fire:{schedule.public_id}:{t:.3f}" for schedule in every for t in await timetable.fired(schedule)]
+    assert made == dict.fromkeys(due, 1)
+
+
+async def _check_lines(timetable: Timetable, schedule: ScheduleRow, count: int) -> None:
+    """Each line is there once, filled in for its fire."""
     previous = ""
-    for number, fire in enumerate(history, 1):
-        if fire.batch_state is BatchState.VALIDATING:
-            continue
-        (custom_id, content), (other, _) = await timetable.lines(fire.batch_id)
+    counted = sa.select(jobs.c.batch_id, sa.func.count(), sa.func.count(jobs.c.position.distinct()))
+    async with timetable.db.read() as connection:
+        lines = {batch: tuple(counts) for batch, *counts in await connection.execute(counted.group_by(jobs.c.batch_id))}
+    for number, fire in enumerate(await timetable.history(schedule), 1):
+        assert lines[fire.batch_id] == (count, count)
+        (custom_id, content) = (await timetable.lines(fire.batch_id))[0]
         now, _, before = content.partition(" after ")
-        assert (custom_id, other, before) == (f"r-{now[:10]}-{number}", "a", previous)
+        assert (custom_id, before) == (f"r-{now[:10]}-{number}", previous)
         previous = now
-    assert len(history) >= HOURS * 60 / 7 - 2
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_fire_that_is_killed_again_and_again(sqlite_db: Database, clock: Clock, seed: int):
-    clock.now = BEGIN
-    timetable = Timetable(sqlite_db, clock)
-    schedule = await timetable.add(cron="@hourly", lines=[FILLED_IN, PLAIN])
-    chaos = Chaos(timetable, random.Random(seed))  # noqa: S311 - dice, not secrets
-    clock.now = BEGIN + 3_570
-    for turns in range(1, 60):
-        process = chaos.start()
-        work = asyncio.create_task(process.all_due())
-        for _ in range(turns * (seed + 1)):
-            await asyncio.sleep(0)
-        for task in (work, *process._at_work.values()):
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
-        clock.advance(21.0)
-    await timetable.worker("last").all_due()
-    (fire, *_) = await timetable.history(schedule)
-    assert fire.batch_state is BatchState.IN_PROGRESS
-    assert [name for name, _ in await timetable.lines(fire.batch_id)] == ["r-2026-03-29-1", "a"]
