@@ -5,12 +5,12 @@ from typing import Any, Final
 from api.errors import invalid
 from promptmill.errors import UsageError
 from promptmill.handling import priority_number
-from promptmill.priority import CLASSES, INTERACTIVE, LOWEST
+from promptmill.priority import CLASSES, HIGHEST, LOWEST
 
 #: What the OpenAPI document says of it.
 PRIORITY: Final[dict[str, Any]] = {
     "description": "A number, or a class; higher ones go first.",
-    "anyOf": [{"type": "integer", "minimum": LOWEST, "maximum": INTERACTIVE - 1}, {"enum": list(CLASSES)}],
+    "anyOf": [{"type": "integer", "minimum": LOWEST, "maximum": HIGHEST}, {"enum": list(CLASSES)}],
 }
 
 

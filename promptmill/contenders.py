@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from promptmill.priority import HIGH, INTERACTIVE
+from promptmill.priority import HELD, HIGH, INTERACTIVE
 
-#: What a class keeps of the permits while higher ones could use all of them.
+#: What a class keeps at least of the permits while higher ones could use all of them.
 FLOOR: Final = 0.02
+#: And what is meant for it: a little more, since it begins with nothing, and calls come whole.
+MEANT: Final = 0.022
 #: How many permits of the past weigh in: a newcomer is ahead of the others for half as many at most.
 WINDOW: Final = 256.0
 _FORGOTTEN: Final = 1e-30
@@ -25,10 +27,10 @@ class Contender:
     in_flight: int = 0  # of this batch, now
     tenant_id: int = 1
     weight: float = 1.0  # among the tenant's batches of the same priority
-    deadline: float | None = None
+    deadline: float | None = None  # when its last call has to start
     ready: int | None = None  # None: not known, and taken for many
     room: int | None = None  # how many more its own caps let start now (in flight, rate, tokens); None: no cap
-    waiting_since: float | None = None  # when it was last served, else when its oldest job became ready
+    waiting_since: float | None = None  # since when there is work of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Served:
                 batches[each.batch_id] = batches.get(each.batch_id, 0.0) + count
         total, top = sum(got.values()), max(classes, default=0)
         owed = {
-            rank: min(max(self.owed.get(rank, 0.0) + FLOOR * total - count, -1.0), _MOST_OWED)
+            rank: min(max(self.owed.get(rank, 0.0) + MEANT * total - count, -1.0), _MOST_OWED)
             for rank, count in classes.items()
             if rank != top
         }
@@ -75,5 +77,5 @@ def _faded(counts: dict[int, float]) -> dict[int, float]:
 
 
 def class_of(priority: int) -> int:
-    """A priority's class, as a rank: 3 interactive, 2 high, 1 normal, 0 background."""
-    return (priority >= _LOWEST_NORMAL) + (priority >= HIGH) + (priority >= INTERACTIVE)
+    """A priority's class, as a rank: 4 calls that are held, 3 interactive, 2 high, 1 normal, 0 background."""
+    return (priority >= _LOWEST_NORMAL) + (priority >= HIGH) + (priority >= INTERACTIVE) + (priority >= HELD)

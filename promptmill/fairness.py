@@ -3,7 +3,7 @@
 The order is: class, then deadlines at risk, then fair shares.
 
 1. **Class first** (`priority.py`), but each class below keeps `FLOOR` of the permits, so that background never starves.
-2. Inside a class, batches whose **deadline is at risk** (`urgency.py`), the earliest deadline first.
+2. Inside a class, batches whose **deadline is at risk** (`urgency.py`): tight ones first, then those that press.
 3. Then **weighted fair shares between tenants**, whatever priorities their batches have: nobody outbids a neighbour.
    Inside a tenant higher integers go first; equal ones share by weight. A batch of ten is not stuck behind one of a
    million.
@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Final, Literal, TypeAlias
 
-from promptmill.contenders import FLOOR, Contender, Served, Tenant, class_of
-from promptmill.urgency import at_risk
+from promptmill.contenders import FLOOR, MEANT, Contender, Served, Tenant, class_of
+from promptmill.urgency import Urgent, at_risk
 
 __all__ = ["AGEING_SECONDS", "FLOOR", "Contender", "Scarce", "Served", "Tenant", "class_of", "shares"]
 
@@ -43,12 +43,11 @@ def shares(
     scarce: Scarce = "places",
     now: float | None = None,
     seconds_per_permit: float | None = None,
-    call_seconds: float = 0.0,
 ) -> list[tuple[int, int]]:
     """(batch_id, permits) for a claim; the counts add up to `permits` unless nobody has use or room for more.
 
     Without `now` there are no deadlines. `seconds_per_permit` is the lane's pace, of all workers together, and None
-    while it is not known; `call_seconds` is how long a call takes, and so how long before its deadline it must start.
+    while it is not known.
     Where the number of ready jobs is not known, a claim that finds fewer than the share leaves permits over, and the
     next round gives them to the others.
 
@@ -67,14 +66,13 @@ def shares(
     ahead = 0
     for rank in ranks:
         kept = sum(floors[lower] for lower in ranks if lower < rank)
-        urgent = [] if now is None else at_risk(
-            groups[rank], ahead=ahead, permits=permits, now=now,
-            seconds_per_permit=seconds_per_permit, call_seconds=call_seconds,
+        urgent: Urgent[Contender] = Urgent() if now is None else at_risk(
+            groups[rank], ahead=ahead, permits=permits, now=now, seconds_per_permit=seconds_per_permit,
         )  # fmt: skip
-        claim.give(urgent, groups[rank], claim.left - kept)
+        claim.give_class(urgent, groups[rank], claim.left - kept)
         ahead += sum(each.ready or 0 for each in groups[rank])
     for rank in ranks:  # what a lower class had no use for
-        claim.give([], groups[rank], claim.left)
+        claim.share(groups[rank], claim.left)
     return sorted(claim.given.items())
 
 
@@ -131,26 +129,34 @@ class _Claim:
         self.tenant_room[each.tenant_id] -= count
         self.left -= count
 
-    def give(self, urgent: Sequence[Contender], group: Sequence[Contender], permits: int) -> None:
-        """So many permits to one class: all that the urgent ones can take, then one by one."""
-        for each in urgent:
-            count = min(permits, self.room[each.batch_id], self.tenant_room[each.tenant_id])
+    def give_class(self, urgent: Urgent[Contender], group: Sequence[Contender], permits: int) -> None:
+        """So many permits to one class: all that goes first, then what presses, then the others."""
+        until = self.left - permits
+        for each in urgent.first:
+            count = min(self.left - until, self.room[each.batch_id], self.tenant_room[each.tenant_id])
             if count > 0:
                 self.take(each, count)
-                permits -= count
-        if permits > 0:
-            self._share(group, permits)
+        self.share(urgent.pressing, self.left - until)
+        self.share(group, self.left - until)
 
-    def _share(self, group: Sequence[Contender], permits: int) -> None:
-        queues: dict[int, _TenantQueue] = {}
+    def share(self, group: Sequence[Contender], permits: int) -> None:
+        """One by one, to whoever has least for its weight."""
+        if permits <= 0:
+            return
+        of_tenant: dict[int, list[Contender]] = defaultdict(list)
         for each in group:
             if self.can_take(each):
-                queues.setdefault(each.tenant_id, _TenantQueue()).add(each, self._batch_load(each))
-        heap = [(*self._tenant_load(tenant_id), tenant_id) for tenant_id in queues]
+                of_tenant[each.tenant_id].append(each)
+        queues: dict[int, _TenantQueue] = {}
+        heap = [(*self._tenant_load(tenant_id), tenant_id) for tenant_id in of_tenant]
         heapify(heap)
         while heap and permits > 0:
             tenant_id = heap[0][-1]
-            queue = queues[tenant_id]
+            queue = queues.get(tenant_id)
+            if queue is None:  # only now: of hundreds, few have their turn in one claim
+                queue = queues[tenant_id] = _TenantQueue()
+                for each in of_tenant[tenant_id]:
+                    queue.add(each, self._batch_load(each))
             each = queue.first()
             self.take(each, 1)
             permits -= 1
@@ -228,11 +234,11 @@ def _floors(ranks: Sequence[int], claim: _Claim, now: float | None) -> dict[int,
     in_flight = sum(claim.class_in_flight.values()) + claim.permits
     for rank in ranks[1:]:
         credit = claim.served.owed.get(rank)
-        count = math.floor((credit or 0.0) + FLOOR * claim.permits + 0.5)
+        count = math.floor((credit or 0.0) + MEANT * claim.permits + 0.5)
         if credit is None and now is not None and now - claim.waiting_since.get(rank, now) >= AGEING_SECONDS:
             count = max(count, 1)
         if claim.scarce == "places":  # long calls must not pile up to more than the floor
-            count = min(count, max(1, math.floor(FLOOR * in_flight)) - claim.class_in_flight[rank])
+            count = min(count, math.ceil(MEANT * in_flight) - claim.class_in_flight[rank])
         floors[rank] = max(0, min(count, left))
         left -= floors[rank]
     return floors

@@ -16,7 +16,7 @@ from promptmill.errors import UsageError
 from promptmill.hints import Hints, LocalHints
 from promptmill.kinds import KINDS, Kind
 from promptmill.outcome import Failure, Outcome, Reason
-from promptmill.priority import INTERACTIVE
+from promptmill.priority import HELD
 from promptmill.request import Defaults, Form, Request, render, streams
 from promptmill.settings import Settings, UpstreamConfig
 from promptmill.store import files
@@ -40,9 +40,9 @@ class BatchContext:
     tenant_id: int
 
     @property
-    def interactive(self) -> bool:
+    def is_held(self) -> bool:
         """Does somebody wait for each answer?"""
-        return self.priority >= INTERACTIVE
+        return self.priority >= HELD
 
 
 class BatchContexts:
@@ -156,7 +156,7 @@ class Desk:
             reply = await upstream.send(sending)
             headers = reply.headers if isinstance(reply, Reply) else None
             outcome = judge(reply, expects=expects, now=self._clock())
-        if context.interactive and headers is not None:
+        if context.is_held and headers is not None:
             return replace(outcome, headers=headers_for_caller(headers))
         return outcome
 

@@ -220,7 +220,7 @@ class Calls:
             self._decide(call, outcome)
 
     def _is_waited_for(self, call: Call) -> bool:
-        return self._contexts[call.job.batch_id].interactive
+        return self._contexts[call.job.batch_id].is_held
 
     def job_ids(self) -> set[int]:
         """The jobs whose calls are under way, or wait for a verdict."""

@@ -22,30 +22,25 @@ from promptmill.hints import Hints, LocalHints
 from promptmill.outcome import Failure
 from promptmill.settings import Settings
 from promptmill.store import workers
-from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
 from worker.calls import Calls, Counts
 from worker.claiming import Claiming
 from worker.fires import firing
 from worker.herald import Herald
-from worker.lane import HELD_BY_CAPS, LEARNED_PACE, PAUSED_BY_HAND, Lane, Lanes
-from worker.limits import Grant, Limiter
-from worker.probe import HANDFUL
+from worker.lane import PAUSED_BY_HAND, Lanes
+from worker.limits import Limiter
 from worker.recorder import Recorder, is_database_away, words_for
+from worker.starting import Starting
 from worker.upkeep import Upkeep
 
 log = logging.getLogger("promptmill.worker")
 
-#: Without a hint, new work is noticed after this long.
-POLL_SECONDS: Final = 1.0
 #: Orders (a pause, a cancelled batch, another priority or cap) are noticed after this long, while there is anything
 #: that they may be about.
 LOOK_SECONDS: Final = 0.5
 #: While the database is away it is looked for this often.
 AWAY_SECONDS: Final = 0.5
-#: One claim takes at most this many jobs: enough to be cheap, few enough to be quick.
-CLAIM_AT_ONCE: Final = 500
 #: Calls that are held are judged without the retries that would come later than this.
 HOLD_SECONDS: Final = 60.0
 #: While many calls are out, slots that become free within this time are filled by one claim.
@@ -100,11 +95,14 @@ class Drain:
             rng=rng,
         )  # fmt: skip
         self._claiming = Claiming(db, settings, self._calls, clock=clock)
+        self._starting = Starting(
+            self._claiming, self._calls, self.lanes, limiter, max_bytes=settings.max_bytes_in_flight,
+            started=self._is_busy, hurry=self._hurry, clock=clock,
+        )  # fmt: skip
         self._hints = hints or LocalHints()
         self._herald = Herald(self._hints)
         self._wake = asyncio.Event()
         self._looked_at = float("-inf")
-        self._round_number = 0
         self._worker_id = 0
         self._recorder: Recorder
         self._beat_at = float("-inf")
@@ -223,14 +221,7 @@ class Drain:
             await self._look()
         for lane in self.lanes:
             lane.waiting_for = PAUSED_BY_HAND if lane.row.is_paused else ""
-        wait = POLL_SECONDS
-        turns = sorted(self._claiming.lanes)
-        self._round_number += 1
-        for index in range(len(turns)):
-            # Lanes that share a limit take turns in being first.
-            lane_id = turns[(index + self._round_number) % len(turns)]
-            wait = min(wait, await self._claim_on(self.lanes[lane_id]))
-        return wait
+        return await self._starting.everywhere(worker_id=self._worker_id)
 
     async def _look(self) -> None:
         """See what was ordered, what there is to claim, and what others have learned about the lanes."""
@@ -249,74 +240,6 @@ class Drain:
         )
         if quiet := unheard - (more - self.halts().keys()):
             self._calls.resolve_held(lanes=quiet)
-
-    async def _claim_on(self, lane: Lane) -> float:
-        """Take permits, claim that many, start them; returns for how many seconds asking again is of no use."""
-        room = lane.room(self._clock())
-        free_bytes = self.settings.max_bytes_in_flight - self._calls.counts.bytes_in_flight
-        if (seconds := self._nothing_may_start(lane, room, free_bytes)) is not None:
-            return seconds
-        paced = lane.pace_room(self._clock())
-        want = min(most for most in (CLAIM_AT_ONCE, room, paced) if most is not None)
-        if not lane.learned.call_tokens:
-            want = min(want, HANDFUL)  # what a call takes, in tokens, shows with the first ones
-        each = lane.learned.call_tokens or 1.0
-        grant = await self._limiter.acquire(lane.buckets(), want=want, tokens_each=each)
-        if grant.binding == "in_flight":
-            self._hurry(lane.limits.max_in_flight)
-        lane.waiting_for = grant.binding or ("first answers" if room is not None and grant.count == room else "")
-        if not grant.count:
-            return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
-        jobs: list[Claimed] = []
-        try:
-            jobs = await self._claiming.claim(lane, grant.count, worker_id=self._worker_id, max_bytes=free_bytes)
-        finally:
-            if unused := grant.count - len(jobs):
-                await self._limiter.give_back(lane.buckets(), count=unused, tokens=unused * each)
-        for job in jobs:
-            self._calls.start(lane, job, granted_tokens=each)
-        if jobs:
-            self._busy_at = self._clock()
-        return self._ask_again_in(lane, grant, len(jobs), room, paced)
-
-    def _ask_again_in(self, lane: Lane, grant: Grant, claimed: int, room: int | None, paced: int | None) -> float:
-        """For how many seconds asking again is of no use, after a claim."""
-        if claimed < grant.count:
-            lane.waiting_for = ""
-            held = self._held_by_caps(lane)
-            if held is None and claimed and self._calls.caps.in_use and lane.id in self._claiming.lanes:
-                return 0.0  # what a cap made wait is over: the claim took longer
-            return POLL_SECONDS if held is None else held
-        if grant.binding is not None:
-            return POLL_SECONDS if grant.wait_seconds is None else grant.wait_seconds
-        if grant.count == paced:
-            return self._held_by_pace(lane)
-        return 0.0 if room is None else POLL_SECONDS
-
-    def _nothing_may_start(self, lane: Lane, room: int | None, free_bytes: int) -> float | None:
-        """For how many seconds, where that is so whatever the limiter says."""
-        now = self._clock()
-        if room == 0:
-            lane.waiting_for = "halted" if lane.halted else "first answers"
-            return lane.opens_in(now) or POLL_SECONDS
-        if free_bytes <= 0 and self._calls:
-            lane.waiting_for = "bytes"
-            return POLL_SECONDS
-        if lane.pace_room(now) == 0:
-            return self._held_by_pace(lane)
-        return self._held_by_caps(lane)
-
-    def _held_by_pace(self, lane: Lane) -> float:
-        lane.waiting_for = LEARNED_PACE
-        return min(lane.pace.wait_seconds(self._clock()), POLL_SECONDS)
-
-    def _held_by_caps(self, lane: Lane) -> float | None:
-        blocked = self._claiming.blocked_seconds(lane.id)
-        if not blocked:
-            return None
-        lane.waiting_for = HELD_BY_CAPS
-        self._hurry(self._calls.caps.fewest_places)
-        return min(blocked, POLL_SECONDS)
 
     def _hurry(self, places: int | None) -> None:
         """Where answers that wait to be written are what keeps calls from starting, they wait no longer."""
@@ -350,7 +273,7 @@ class Drain:
 
     def _record(self, ending: Ending) -> None:
         self._recorder.put(ending)
-        if self._contexts[ending.job.batch_id].interactive:
+        if self._contexts[ending.job.batch_id].is_held:
             self._recorder.hurry()
 
     def _written(self, endings: Sequence[Ending]) -> None:
@@ -366,8 +289,11 @@ class Drain:
                 self._looked_at = float("-inf")  # given back: ready again
         self._wake.set()
 
-    def _something_ended(self) -> None:
+    def _is_busy(self) -> None:
         self._busy_at = self._clock()
+
+    def _something_ended(self) -> None:
+        self._is_busy()
         self._wake.set()
 
     async def _wake_on(self, stop: asyncio.Event) -> None:
@@ -389,6 +315,7 @@ class Drain:
             self._db, worker_id=self._worker_id, in_flight=len(self._calls), waiting_for=waits, now=now
         )
         self._beat_at = now
+        self._claiming.workers = max(1, await workers.alive(self._db, now=now))
         if not alive:
             self._taken_for_dead = True
             self._wake.set()

@@ -108,10 +108,19 @@ class Lane:
         """The bucket that a pause belongs to."""
         return f"lane:{self.id}"
 
+    @property
+    def own_bucket(self) -> Bucket:
+        """What is paused; and what is limited, where the upstream's limits are not shared."""
+        return Bucket(self.pause_key, Limits() if self.shared else self.limits)
+
+    @property
+    def limit(self) -> Bucket:
+        """What limits this lane: itself, or the upstream as a whole where its limits are shared."""
+        return Bucket(f"upstream:{self.row.upstream}", self.limits) if self.shared else self.own_bucket
+
     def buckets(self) -> list[Bucket]:
-        """What limits this lane: itself, and the upstream as a whole where its limits are shared."""
-        own = Bucket(self.pause_key, Limits() if self.shared else self.limits)
-        return [own, Bucket(f"upstream:{self.row.upstream}", self.limits)] if self.shared else [own]
+        """Both, where they are two."""
+        return [self.own_bucket, self.limit] if self.shared else [self.own_bucket]
 
     def room(self, now: float) -> int | None:
         """Calls that may start as far as the probes are concerned; None: any number."""
@@ -127,14 +136,14 @@ class Lane:
         """Calls that may start at the pace that was learned; None: any number."""
         return self.pace.room(now) if self.limits.requests_per_minute is None else None
 
-    def seconds_per_permit(self) -> float | None:
-        """How long it takes the lane, all workers together, to start one more call; None while that is not known."""
+    def seconds_per_permit(self, workers: int = 1) -> float | None:
+        """How long it takes so many workers together to start one more call; None while that is not known."""
         limits, each = self.limits, self.learned
         paces = []
         if limits.requests_per_minute is not None:
             paces.append(60.0 / limits.requests_per_minute)
         elif self.pace.rate is not None:
-            paces.append(1.0 / self.pace.rate)
+            paces.append(1.0 / self.pace.rate / workers)  # each learns its own
         if limits.tokens_per_minute is not None and each.call_tokens:
             paces.append(60.0 * each.call_tokens / limits.tokens_per_minute)
         if limits.max_in_flight is not None and each.call_seconds is not None:

@@ -88,6 +88,7 @@ async def aborting(db: Database) -> set[int]:
 
 def _active(row: Any) -> Active:
     left = max(1, row.sent - row.done)
+    on_lane = row.on_lane or row.sent  # an inbox that was made before they counted by lane
     return Active(
         batch_id=row.id,
         lane_id=row.lane_id,
@@ -98,8 +99,8 @@ def _active(row: Any) -> Active:
         tenant_weight=1.0 if row.tenant_weight is None else row.tenant_weight,
         limits=_limits(row.requests_per_minute, row.tokens_per_minute, row.max_in_flight),
         tenant_limits=_limits(row.tenant_rpm, row.tenant_tpm, row.tenant_in_flight),
-        remaining=-(-left * row.on_lane // max(1, row.sent)),
-        at_most=max(1, min(left, row.on_lane)),
+        remaining=-(-left * on_lane // max(1, row.sent)),
+        at_most=max(1, min(left, on_lane)),
         waiting_since=row.in_progress_at,
         canary_until=row.canary_until,
         has_budget=bool(row.has_budget),

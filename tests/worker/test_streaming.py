@@ -11,7 +11,7 @@ import pytest
 from promptmill.hints import Listener, Piece
 from promptmill.job import State
 from promptmill.outcome import Usage
-from promptmill.priority import INTERACTIVE
+from promptmill.priority import HELD
 from promptmill.request import streams as asks_for_stream
 from tests.conftest import eventually
 from tests.worker.endpoint import JSON, refusal
@@ -62,7 +62,7 @@ async def streams(db, script: Callable[[Peer, int], object], **terms):
     async with serve(each) as server:
         shop = workshop(db, server.url, **terms)
         caller = Caller()
-        batch = await shop.batch(chats(1), priority=INTERACTIVE)
+        batch = await shop.batch(chats(1), priority=HELD)
         (body,) = chats(1)
         await shop.rewrite(batch, {**body, "stream": True})
         async with shop.hints.listening(Listener(piece=caller.pieces.append)):

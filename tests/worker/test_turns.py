@@ -49,7 +49,8 @@ async def tenants(db, *weights: float) -> list[int]:
 
 @pytest.mark.parametrize(
     ("limits", "seconds"),
-    [({"max_in_flight": 12}, (0.01, 0.03)), ({"requests_per_minute": 21_000}, (0.0, 0.01))],
+    # What is shared has to be what is scarce, also where other tests take the machine's time.
+    [({"max_in_flight": 12}, (0.01, 0.03)), ({"requests_per_minute": 9_000}, (0.0, 0.01))],
     ids=["places", "requests"],
 )
 async def test_three_tenants_get_their_weights_of_a_full_lane(sqlite_db, limits, seconds):
@@ -74,6 +75,39 @@ async def test_batches_of_a_tenant_share_by_weight(sqlite_db):
         async with shop.serving():
             await eventually(lambda: len(turns.came) >= 480)
     got = turns.between(80, 480)
+    assert got[1] / got[0] == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [({"max_in_flight": 12}, (0.01, 0.03)), ({"requests_per_minute": 12_000}, (0.0, 0.01))],
+    ids=["places", "requests"],
+)
+async def test_a_class_goes_first_whatever_the_models_of_the_limit(sqlite_db, limits, seconds):
+    turns = Turns(seconds)
+    async with endpoint(turns) as upstream:
+        shop = workshop(sqlite_db, upstream.url, **limits)
+        await shop.batch(chats(400, model="a", first=EACH), priority=BACKGROUND)
+        await shop.batch(chats(600, model="b"), priority=HIGH)
+        async with shop.serving():
+            await eventually(lambda: len(turns.came) >= 500)
+    got = turns.between(100, 500)
+    assert FLOOR * 400 * 0.8 <= got[1] <= 3 * FLOOR * 400
+
+
+async def test_models_of_one_limit_share_by_the_weights_of_their_tenants(sqlite_db):
+    """And who has jobs on both is no more than one."""
+    turns = Turns((0.0, 0.01))
+    async with endpoint(turns) as upstream:
+        shop = workshop(sqlite_db, upstream.url, requests_per_minute=12_000)
+        one, three = await tenants(sqlite_db, 1, 3)
+        await shop.batch(chats(300, model="a"), tenant_id=one)
+        both = [line for pair in zip(chats(400, model="a", first=EACH), chats(400, model="b", first=EACH), strict=True)
+                for line in pair]  # fmt: skip
+        await shop.batch(both, tenant_id=three)
+        async with shop.serving():
+            await eventually(lambda: len(turns.came) >= 600)
+    got = turns.between(100, 600)
     assert got[1] / got[0] == pytest.approx(3, rel=0.1)
 
 
@@ -116,14 +150,15 @@ async def test_ten_of_another_tenant_are_not_behind_thousands(sqlite_db):
     assert beside <= 2 * alone
 
 
-async def test_a_deadline_at_risk_goes_first(sqlite_db):
-    """200 calls at 100 a second, and 3 s for them: with half of the lane they would be late."""
+@pytest.mark.parametrize("model", ["m", "another"])
+async def test_a_deadline_at_risk_goes_first(sqlite_db, model):
+    """200 calls at 100 a second, and 3 s for them: with half of the limit they would be late."""
     turns = Turns()
     async with endpoint(turns) as upstream:
         shop = workshop(sqlite_db, upstream.url, requests_per_minute=6_000)
         one, other = await tenants(sqlite_db, 1, 1)
         await shop.batch(chats(1_000), tenant_id=one)
-        dated = await shop.batch(chats(200, first=EACH), tenant_id=other, deadline=time.time() + 3.0)
+        dated = await shop.batch(chats(200, model=model, first=EACH), tenant_id=other, deadline=time.time() + 3.0)
         async with shop.serving():
 
             async def is_done() -> bool:
@@ -149,3 +184,17 @@ async def test_a_new_priority_acts_on_what_runs(sqlite_db):
             changed = len(turns.came)
             await eventually(lambda: len(turns.came) >= changed + 200)
     assert turns.between(changed, changed + 200)[1] >= 190
+
+
+async def test_the_models_of_a_batch_go_on_side_by_side(sqlite_db):
+    """Where permits come one by one, too: in the proportion in which there is work."""
+    turns = Turns((0.0, 0.01))
+    async with endpoint(turns) as upstream:
+        shop = workshop(sqlite_db, upstream.url, requests_per_minute=9_000)
+        few = chats(150, model="a")
+        many = chats(300, model="b", first=EACH)
+        await shop.batch([*few, *many])
+        async with shop.serving():
+            await eventually(lambda: len(turns.came) == 450)
+    assert turns.between(60, 240)[0] == pytest.approx(60, abs=12)
+    assert turns.between(240, 420)[0] == pytest.approx(60, abs=12)

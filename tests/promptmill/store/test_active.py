@@ -54,8 +54,8 @@ async def test_what_is_paused_is_not_seen(mill, what):
     assert bool(await active(mill.db, now=mill.clock())) == (what is not What.ALL)
     await pauses.pause(mill.db, what, number, now=mill.clock())
     assert await active(mill.db, now=mill.clock()) == []
-    await pauses.resume(mill.db, what, number)
-    await pauses.resume(mill.db, what, number + 1)
+    await pauses.resume(mill.db, what, number, now=mill.clock())
+    await pauses.resume(mill.db, what, number + 1, now=mill.clock())
     assert await active(mill.db, now=mill.clock()) != []
 
 

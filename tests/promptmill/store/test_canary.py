@@ -64,7 +64,7 @@ async def test_many_decide_and_one_does(mill):
     assert sorted(decided) == [0, 0, 0, 0, 1]
     assert await reason(mill, batch) == "canary: 1 of 4 failed (25 %), more than 20 %"
     assert await undecided(mill, batch) is None
-    await pauses.resume(mill.db, What.BATCH, batch.id)
+    await pauses.resume(mill.db, What.BATCH, batch.id, now=mill.clock())
     assert await canary.decide(mill.db, now=mill.clock()) == 0
     assert await active(mill.db, now=mill.clock()) != []
 

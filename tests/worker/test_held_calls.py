@@ -7,7 +7,7 @@ import pytest
 
 from promptmill.hints import Listener
 from promptmill.job import LaneState, State
-from promptmill.priority import INTERACTIVE
+from promptmill.priority import HELD
 from promptmill.store import lanes
 from tests.conftest import eventually
 from tests.worker.endpoint import JSON, chat, endpoint, never, refusal, text_of
@@ -34,14 +34,14 @@ async def test_a_call_is_in_the_database_and_said_long_before_a_poll_would_find_
         async with shop.hints.listening(Listener(finished=said.extend)), shop.serving() as drain:
             for n in range(5):
                 began = time.monotonic()
-                await shop.batch(chats(1), priority=INTERACTIVE)
+                await shop.batch(chats(1), priority=HELD)
                 drain.wake()
                 await eventually(lambda n=n: len(said) == n + 1)
                 assert time.monotonic() - began < 1.0
 
 
 @pytest.mark.parametrize("answer", [good(*HEADERS), refusal("400 Bad Request", "no", *HEADERS)])
-@pytest.mark.parametrize(("priority", "kept"), [(INTERACTIVE, KEPT), (INTERACTIVE - 1, {})])
+@pytest.mark.parametrize(("priority", "kept"), [(HELD, KEPT), (HELD - 1, {})])
 async def test_the_headers_that_matter_are_kept_for_those_who_wait(db, answer, priority, kept):
     async with endpoint(lambda _: answer) as upstream:
         shop = workshop(db, upstream.url)
@@ -63,7 +63,7 @@ async def test_the_headers_that_matter_are_kept_for_those_who_wait(db, answer, p
 async def test_a_lanes_fault_is_answered_at_once_and_halts_the_lane_all_the_same(db, status, code, number):
     async with endpoint(lambda _: refusal(status, "not you")) as upstream:
         shop = workshop(db, upstream.url)
-        batch = await shop.batch(chats(1), priority=INTERACTIVE)
+        batch = await shop.batch(chats(1), priority=HELD)
         drain = await shop.work(batch)
     (result,) = await shop.results(batch)
     assert (result.state, result.error_code, result.status_code) == (State.FAILED, code, number)
@@ -80,7 +80,7 @@ async def test_who_waits_is_not_held_while_others_of_the_handful_think(sqlite_db
 
     async with endpoint(answers) as upstream:
         shop = workshop(sqlite_db, upstream.url, grace_seconds=0.0)
-        batch = await shop.batch(chats(4), priority=INTERACTIVE)
+        batch = await shop.batch(chats(4), priority=HELD)
         async with shop.serving() as drain:
             await eventually(lambda: drain.counts.failed == 1)
             assert not drain.halts()  # the others may still tell otherwise
@@ -101,7 +101,7 @@ async def test_what_was_answered_gets_no_second_ending_when_the_verdict_comes(sq
 
     async with endpoint(answers) as upstream:
         shop = workshop(sqlite_db, upstream.url)
-        batch = await shop.batch(chats(20), priority=INTERACTIVE)
+        batch = await shop.batch(chats(20), priority=HELD)
         drain = await shop.work(batch)
     assert len(upstream.calls) == HANDFUL
     assert (drain.counts.failed, drain.counts.waits, drain.counts.retried) == (HANDFUL, 0, 0)
@@ -113,7 +113,7 @@ async def test_what_was_answered_gets_no_second_ending_when_the_verdict_comes(sq
 async def test_a_403_among_successes_is_told_once(sqlite_db):
     async with endpoint(lambda call: refusal("403 No") if text_of(call) == "3" else chat()) as upstream:
         shop = workshop(sqlite_db, upstream.url)
-        batch = await shop.batch(chats(12), priority=INTERACTIVE)
+        batch = await shop.batch(chats(12), priority=HELD)
         drain = await shop.work(batch)
     assert (drain.counts.failed, drain.counts.succeeded) == (1, 11)
     assert not drain.halts()
@@ -122,7 +122,7 @@ async def test_a_403_among_successes_is_told_once(sqlite_db):
 async def test_a_500_is_tried_again_as_for_everybody(sqlite_db):
     async with endpoint(lambda _: refusal("500 Oops") if len(upstream.calls) == 1 else chat()) as upstream:
         shop = workshop(sqlite_db, upstream.url)
-        batch = await shop.batch(chats(1), priority=INTERACTIVE)
+        batch = await shop.batch(chats(1), priority=HELD)
         await shop.work(batch)
     (result,) = await shop.results(batch)
     assert (result.state, result.attempts) == (State.SUCCEEDED, 2)
