@@ -56,7 +56,7 @@ async def read_detail(
     db: Database, settings: Settings, reference: str | None, *, with_examples: bool, now: float
 ) -> Detail:
     """The batch that is meant (see `batches.find`), in detail; examples cost a query for each reason."""
-    batch = await batches.find(db, reference)
+    batch = await batches.find(db, reference, only_looks=True)
     unfinished = (await batches.counts_by_state(db, [batch.id])).get(batch.id, {})
     left = await batches.unfinished_lanes(db, batch.id)
     rows = await lanes.read(db, await batches.lane_names(db, batch.id))

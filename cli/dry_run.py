@@ -20,7 +20,7 @@ from promptmill import estimate
 from promptmill.engine import Database, database_url
 from promptmill.errors import InputError
 from promptmill.estimate import Estimate, LaneEstimate
-from promptmill.foresight import UNSEEN_ANSWER_TOKENS
+from promptmill.foresight import UNSEEN_ANSWER_TOKENS, Interval
 from promptmill.intake import Source, Terms, dry_run
 from promptmill.intake.dry_run import ERRORS_KEPT, Assay, Looking
 from promptmill.job import BatchState
@@ -175,10 +175,7 @@ def _lane(lane: LaneEstimate, currency: str) -> Iterator[str]:
     if lane.seconds is None or lane.limited_by is None:
         yield "  time    not known: no limit is set, and the lane has not been at work lately"
     else:
-        yield (
-            f"  time    about {duration(lane.seconds.likely)} ({span(lane.seconds)}), "
-            f"bounded by {_LIMITS[lane.limited_by]}"
-        )
+        yield f"  time    {_time(lane.seconds, lane.call_seconds)}, bounded by {_LIMITS[lane.limited_by]}"
     place = lane.standing
     if place.ahead or place.beside:
         yield f"  queue   {place.ahead:,} jobs go first, {place.beside:,} share the lane ({place.share:.0%} is ours)"
@@ -189,9 +186,14 @@ def _tokens(prompt: int, completion: Any) -> str:
     return f"{quantity(prompt)} in, about {likely} out ({low} to {high})"
 
 
+def _time(seconds: Interval, call_seconds: float | None) -> str:
+    words = f"about {duration(seconds.likely)} ({span(seconds)})"
+    return words if call_seconds is not None else f"{words} and the time of one call, which is not known yet"
+
+
 def _ending(found: DryRun) -> str:
     seconds, deadline = found.estimate.foresight.seconds, found.estimate.deadline
     if seconds is None:
         return "how long it takes cannot be told"
-    words = f"takes about {duration(seconds.likely)} ({span(seconds)})"
+    words = f"takes {_time(seconds, found.estimate.call_seconds)}"
     return words if deadline is None else f"{words}, {in_time(deadline - found.at - seconds.likely)}"

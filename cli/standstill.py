@@ -2,6 +2,7 @@
 canary that asks."""
 
 import sys
+import time
 
 from cli.embedded import Interrupted, interruptible_reading
 from cli.moments import shown
@@ -89,5 +90,5 @@ async def goes_on(db: Database, batch: BatchRow, tell: Teller, *, may_ask: bool)
             return False
     if not answer.strip().lower().startswith("y"):
         return False
-    await control.resume(db, batch_id=batch.id)
+    await control.resume(db, batch_id=batch.id, now=time.time())
     return True

@@ -34,8 +34,8 @@ class Teller:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, words: str) -> None:
-        """One line."""
-        self._console.print(Text(words))
+        """One line, however long: a command in it is to be copied."""
+        self._console.print(Text(words), soft_wrap=True)
 
     def title(self, settings: Settings, batch: BatchRow) -> str:
         """What the progress view is headed with."""
@@ -96,10 +96,13 @@ class Teller:
         if self._as_json:
             print(json.dumps({"event": "summary", **_facts(batch), "exit_code": exit_code}), flush=True)
             return
-        bad = batch.done - batch.succeeded
+        others = {"cancelled": batch.cancelled, "expired": batch.expired}
+        counts = {"succeeded": batch.succeeded, "failed": batch.failed + batch.invalid}
+        counts |= {name: count for name, count in others.items() if count}
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         tokens = batch.prompt_tokens + batch.completion_tokens
         self.say(
-            f"{batch.succeeded:,} succeeded, {bad:,} failed, {batch.total - batch.done:,} waiting; "
+            f"{told}, {batch.total - batch.done:,} waiting; "
             f"{batch.retried:,} retried, {quantity(tokens)} tokens, {duration(_seconds(batch))}"
         )
 

@@ -5,6 +5,7 @@ import os
 import time
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 
 from cli import progress, standstill
@@ -17,6 +18,7 @@ from promptmill.job import BATCH_FINISHED, BatchState, LaneState, State
 from promptmill.settings import load
 from promptmill.store import batches, lanes, workers
 from promptmill.store.batches import BatchRow
+from worker.recorder import is_database_away, words_for
 
 _POLL_SECONDS = 0.5
 
@@ -43,7 +45,12 @@ async def _watch(reference: str | None, option: str | None, *, as_json: bool) ->
         mode = progress.mode_for(as_json=as_json, quiet=False)
         async with progress.Progress(meter, f"{found.source}   {found.public_id}", mode):
             while look.batch.state not in BATCH_FINISHED:
-                await look.again(db)
+                try:
+                    await look.again(db)
+                except (OSError, sa.exc.SQLAlchemyError) as error:
+                    if not is_database_away(error):
+                        raise
+                    look.lost(error)
                 await asyncio.sleep(_POLL_SECONDS)
         Teller(as_json=as_json, quiet=False).summary(look.batch, exit_code=_exit_code(look.batch))
         return _exit_code(look.batch)
@@ -71,9 +78,13 @@ class _Look:
         self._waiting_for = "; ".join(standing) or await _why(db, self.batch, states)
         await self._forecast.look()
 
+    def lost(self, error: Exception) -> None:
+        """The database cannot be asked now; it is looked for, as workers do."""
+        self._in_flight, self._waiting_for = 0, f"the database is away ({words_for(error)})"
+
     def __call__(self) -> progress.Reading:
         batch = self.batch
-        failed = batch.done - batch.succeeded
+        failed = batch.failed + batch.invalid
         tokens = batch.prompt_tokens + batch.completion_tokens
         return progress.Reading(
             batch.done, failed, batch.retried, self._in_flight, tokens, self._waiting_for, self._forecast.outlook,

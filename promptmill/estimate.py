@@ -12,7 +12,7 @@ from typing import Final
 from promptmill import foresight, outlook
 from promptmill.engine import Database
 from promptmill.errors import UsageError
-from promptmill.foresight import UNSEEN_ANSWER_TOKENS, Foresight, Interval, Load, Price, Seen, Standing
+from promptmill.foresight import UNSEEN_ANSWER_TOKENS, Foresight, Interval, Load, Price, Seen
 from promptmill.handling import Handling
 from promptmill.outlook import Planned
 from promptmill.settings import Settings
@@ -21,6 +21,7 @@ from promptmill.store import outlook as rows
 from promptmill.store.batches import BatchRow
 from promptmill.store.outlook import Learned, Spent
 from promptmill.tables import DEFAULT_TENANT
+from promptmill.turns import Standing
 
 #: A batch's own answers are believed from so many on; before, all that the lane ever gave.
 _ENOUGH_ANSWERS: Final = 10
@@ -50,6 +51,7 @@ class LaneEstimate:
     cost: Interval | None  # None: the model has no price
     seconds: Interval | None  # None: nothing is known
     limited_by: str | None  # see foresight.Expected
+    call_seconds: float | None  # None: not known yet, and not in `seconds`
     standing: Standing
 
 
@@ -76,6 +78,13 @@ class Estimate:
     def completion_tokens(self) -> Interval:
         """Of all answers."""
         return sum_of(lane.completion_tokens for lane in self.lanes)
+
+    @property
+    def call_seconds(self) -> float | None:
+        """Of the longest of their calls, on average; None where that is not known of one lane."""
+        each = [lane.call_seconds for lane in self.lanes]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(known, default=None) if len(known) == len(each) else None
 
     @property
     def cost(self) -> Interval | None:
@@ -120,6 +129,7 @@ async def of_loads(
                 cost=_cost(load, answers[model], settings.price_for(model)),
                 seconds=None if expected is None else expected.seconds,
                 limited_by=None if expected is None else expected.limited_by,
+                call_seconds=each[model].call_seconds,
                 standing=each[model].standing,
             )
         )

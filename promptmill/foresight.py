@@ -8,15 +8,13 @@ by before the first answers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 from typing import Final
 
-from promptmill.fairness import Contender, Tenant, class_of
 from promptmill.limits import Limits
-from promptmill.urgency import HOPELESS, SAFETY
 
 #: Two sides of an interval that holds nine times of ten, in standard deviations.
 _NINE_OF_TEN: Final = 1.645
@@ -32,6 +30,8 @@ _SHARPNESS: Final = 1.5
 _NOTHING: Final = 1e-9
 #: No estimate claims to know better than this.
 _LEAST_SPREAD: Final = 0.05
+#: And where others are on the lane, whose turn it is is foretold no better than this, nine times of ten.
+_TURNS_SPREAD: Final = 0.1
 #: Where nothing was seen lately: limits are seldom reached, so twice the time would not surprise.
 _UNSEEN: Final = 2.0
 #: Tokens of an answer, before there was one: what workers reserve for it, too, where the request sets no max_tokens
@@ -51,23 +51,13 @@ class Interval:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a batch stands in its lane's queue."""
-
-    ahead: int = 0  # jobs that go before all of its own
-    beside: int = 0  # jobs that share the lane with its own
-    share: float = 1.0  # the part of the lane that it has while they last
-    #: Jobs that go before its own even when its deadline is at risk.
-    before_deadline: int = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneWork:
     """What is left of a batch on one lane, and what is known of the lane."""
 
     left: int  # its jobs that are not finished, those in flight too
-    standing: Standing = Standing()
+    #: Jobs that the lane does until the last of these, by whose turn it is (`turns`); None: no others are there.
+    jobs_until_done: float | None = None
     #: Jobs that the whole lane finished, one number for each `bucket_seconds`, the oldest first; the last bucket full.
     finished: Sequence[int] = ()
     bucket_seconds: float = 10.0
@@ -79,7 +69,6 @@ class LaneWork:
     elsewhere: int = 0  # jobs of the batch on other lanes
     tokens_each: float | None = None  # of a call, prompt and answer
     call_seconds: float | None = None  # how long a call takes on average
-    deadline_seconds: float | None = None  # so far off is the batch's deadline
     idle_seconds: float = 0.0  # nothing starts before: the lane is paused, the batch's time has not come
 
 
@@ -118,36 +107,6 @@ def time_left(work: Sequence[LaneWork], *, deadline: float | None, now: float) -
     return Foresight(seconds, late <= 0, max(0.0, late))
 
 
-def standing(own: Contender, others: Sequence[Contender], tenants: Mapping[int, Tenant] | None = None) -> Standing:
-    """Where a batch stands among the others of its lane, by the rules of `fairness` without caps.
-
-    `ready` of the others is what they have left; where it is not known they are taken for as long as the own batch.
-    """
-    tenants, rank = tenants or {}, class_of(own.priority)
-    ahead, beside, before_deadline = 0, 0, 0
-    rivals: dict[int, float] = {own.tenant_id: tenants.get(own.tenant_id, Tenant()).weight}
-    siblings = own.weight
-    for other in others:
-        count = (own.ready or 0) if other.ready is None else other.ready
-        first = class_of(other.priority) > rank
-        if first or (class_of(other.priority) == rank and _is_due_before(other, own)):
-            before_deadline += count
-        if other.tenant_id == own.tenant_id:
-            first = first or other.priority > own.priority
-        if first:
-            ahead += count
-        elif class_of(other.priority) == rank and (other.tenant_id != own.tenant_id or other.priority == own.priority):
-            beside += count
-            rivals[other.tenant_id] = tenants.get(other.tenant_id, Tenant()).weight
-            siblings += other.weight if other.tenant_id == own.tenant_id else 0.0
-    share = rivals[own.tenant_id] / sum(rivals.values()) * own.weight / siblings
-    return Standing(ahead, beside, share, before_deadline)
-
-
-def _is_due_before(other: Contender, own: Contender) -> bool:
-    return other.deadline is not None and own.deadline is not None and other.deadline < own.deadline
-
-
 def ceiling(
     limits: Limits, *, tokens_each: float | None = None, call_seconds: float | None = None
 ) -> tuple[float, str] | None:
@@ -164,34 +123,7 @@ def ceiling(
 
 def expected(work: LaneWork) -> Expected | None:
     """How long one lane needs; None while nothing is known."""
-    place = work.standing
-    by_share = work.left / place.share if place.share else math.inf
-    jobs = place.ahead + min(by_share, work.left + place.beside)
-    found = _by_pace_and_limits(work, jobs)
-    if found is None or work.deadline_seconds is None or found.seconds.likely <= work.deadline_seconds:
-        return found
-    alone = _by_pace_and_limits(work, place.before_deadline + work.left)
-    return found if alone is None else _hastened(found, alone, work.deadline_seconds)
-
-
-def _hastened(shared: Expected, alone: Expected, left: float) -> Expected:
-    """The same when the batch goes first from the moment on at which its deadline is at risk (`urgency`): when its work
-    takes more than 1 / SAFETY of the time that is left. Beyond help it goes on sharing."""
-    work = alone.seconds.likely
-    if left <= 0 or work > HOPELESS * left:
-        return shared
-    share, total = work / shared.seconds.likely, work
-    if work * SAFETY < left:  # until then it shares
-        total += (1 - share) * (left / SAFETY - work) / (1 / SAFETY - share)
-    part = total / shared.seconds.likely
-    if part >= 1:
-        return shared
-    found = shared.seconds
-    return Expected(Interval(found.low * part, found.likely * part, found.high * part), alone.limited_by)
-
-
-def _by_pace_and_limits(work: LaneWork, jobs: float) -> Expected | None:
-    """How long the lane needs for so many jobs, ours the last of them."""
+    jobs = float(work.left) if work.jobs_until_done is None else max(work.jobs_until_done, work.left)
     floor, limited_by = _floor(work, jobs)
     if not sum(work.finished):
         if limited_by is None:
@@ -201,6 +133,15 @@ def _by_pace_and_limits(work: LaneWork, jobs: float) -> Expected | None:
     slowest = limited_by if limited_by is not None and floor >= told.likely else "pace"
     bounded = Interval(max(told.low, floor), max(told.likely, floor), max(told.high, floor))
     return Expected(_framed(bounded, work), slowest)
+
+
+def seconds_per_job(work: LaneWork, jobs: float) -> float | None:
+    """How long the lane takes for each of so many jobs, whosever they are; None while nothing is known."""
+    most = ceiling(work.limits, tokens_each=work.tokens_each, call_seconds=work.call_seconds)
+    if not sum(work.finished):
+        return None if most is None else 1 / most[0]
+    told = _foretold(work, jobs).likely / jobs
+    return told if most is None else max(told, 1 / most[0])
 
 
 def _floor(work: LaneWork, jobs: float) -> tuple[float, str | None]:
@@ -224,7 +165,9 @@ def _foretold(work: LaneWork, jobs: float) -> Interval:
     middle = sum(belief * log_seconds for belief, log_seconds, _ in stories) / beliefs
     variance = sum(b * (error**2 + (log_seconds - middle) ** 2) for b, log_seconds, error in stories) / beliefs
     least = math.log(_UNSEEN) if work.is_rough else _LEAST_SPREAD
-    spread, likely = math.exp(max(least, _NINE_OF_TEN * math.sqrt(variance))), math.exp(middle)
+    turns = 0.0 if work.jobs_until_done is None else _TURNS_SPREAD
+    spread = math.exp(math.hypot(max(least, _NINE_OF_TEN * math.sqrt(variance)), turns))
+    likely = math.exp(middle)
     return Interval(likely / spread, likely, likely * spread)
 
 

@@ -3,9 +3,10 @@
 A few statements for however many batches, none of which counts jobs; so it can be asked for at every look at a batch.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Final
 
@@ -17,9 +18,9 @@ from promptmill.foresight import (
     Expected,
     Foresight,
     LaneWork,
-    Standing,
+    ceiling,
     expected,
-    standing,
+    seconds_per_job,
     time_left,
 )
 from promptmill.handling import Handling
@@ -30,11 +31,15 @@ from promptmill.store import lanes, outlook, sums
 from promptmill.store.batches import BatchRow
 from promptmill.store.outlook import Learned, Queued, TenantTerms
 from promptmill.store.sums import Progress
+from promptmill.turns import UNKNOWN, Standing, Tempo, played, standing
 
 #: How far back it is looked for a lane's pace.
 LOOK_BACK_SECONDS: Final = 3_600.0
 #: A batch's own answers tell better than the lane's how long they are, once there are so many.
 _ENOUGH_ANSWERS: Final = 10
+#: What was counted and what was estimated of a batch are the same when they differ by no more than this part.
+_ALIKE: Final = 0.01
+_UNTOLD_MAX_IN_FLIGHT: Final = next(each.default for each in fields(UpstreamConfig) if each.name == "max_in_flight")
 
 
 class Wait(StrEnum):
@@ -86,6 +91,7 @@ class PlannedLane:
 
     standing: Standing
     expected: Expected | None
+    call_seconds: float | None  # None: no call was answered yet, so it is not in what is expected
 
 
 async def of_batches(
@@ -118,6 +124,7 @@ async def of_batches(
         if foresight.seconds is None and reason in (None, Wait.NOT_BEFORE):
             reason = Wait.UNKNOWN
         found[row.id] = Outlook(now, foresight, reason, row.deadline)
+        await asyncio.sleep(0)  # each may take some milliseconds, and the event loop is everybody's
     return found
 
 
@@ -144,7 +151,12 @@ async def of_planned(
     left = {numbers[model]: jobs for model, (jobs, _) in planned.work.items()}
     tokens = {numbers[model]: each for model, (_, each) in planned.work.items()}
     works = view.works(own, left, tokens)
-    each = {model: PlannedLane(works[number].standing, expected(works[number])) for model, number in numbers.items()}
+    each = {
+        model: PlannedLane(
+            view.standing(own, number, works[number]), expected(works[number]), works[number].call_seconds
+        )
+        for model, number in numbers.items()
+    }  # fmt: skip
     return time_left(list(works.values()), deadline=planned.deadline, now=now), each
 
 
@@ -211,6 +223,8 @@ class _View:
     learned: dict[int, Learned]
     tenants: dict[int, TenantTerms]
     working_since: float | None  # None: no worker is alive
+    #: Lane id → what was played of it.
+    plays: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def works(self, own: _Own, left: Mapping[int, int], tokens_each: Mapping[int, float | None]) -> dict[int, LaneWork]:
         """Lane id → the batch's work there; `left` are its unfinished jobs, by lane."""
@@ -226,21 +240,25 @@ class _View:
             calls = self.learned.get(lane_id)
             made[lane_id] = LaneWork(
                 left=jobs,
-                standing=self._standing(own, lane_id, jobs),
                 finished=paced.finished,
                 bucket_seconds=paced.bucket_seconds,
                 is_rough=paced.is_rough,
-                limits=_limits(config),
+                limits=_limits(config) if config is not None and _is_limited(config) else Limits(),
                 beside_it=by_upstream[lane.upstream] - jobs if config is not None and config.shared_limits else 0,
                 caps=self._caps(own),
                 elsewhere=all_left - jobs,
                 tokens_each=tokens_each[lane_id],
                 call_seconds=paced.call_seconds if paced.call_seconds is not None or calls is None
                 else calls.seconds_each,
-                deadline_seconds=None if own.deadline is None else own.deadline - self.now,
                 idle_seconds=max(0.0, lane.paused_until - self.now, (own.not_before or 0.0) - self.now),
             )  # fmt: skip
+            made[lane_id] = replace(made[lane_id], jobs_until_done=self._until_done(own, lane_id, made[lane_id]))
         return made
+
+    def standing(self, own: _Own, lane_id: int, work: LaneWork) -> Standing:
+        """Where the batch stands on the lane."""
+        all_ = self._contenders(own, lane_id, work.left)
+        return standing(all_[-1], all_, self._weights(), self._tempo(work, all_))
 
     def reason(self, row: BatchRow, left: Mapping[int, int]) -> Wait | None:
         """What is in its way."""
@@ -270,8 +288,23 @@ class _View:
         tenant = self.tenants.get(own.tenant_id)
         return [own.caps] if tenant is None else [own.caps, tenant.limits]
 
-    def _standing(self, own: _Own, lane_id: int, left: int) -> Standing:
-        others = [
+    def _until_done(self, own: _Own, lane_id: int, work: LaneWork) -> float | None:
+        """Jobs that the lane does until the last of its own."""
+        queued = [each for each in self._rivals(lane_id) if each.batch_id == own.batch_id]
+        if len(self._rivals(lane_id)) == len(queued):
+            return None
+        all_ = self._contenders(own, lane_id, work.left)
+        if own.batch_id and not queued:  # a list may have a hundred that wait: each would be a play of its own
+            return standing(all_[-1], all_, self._weights(), self._tempo(work, all_)).jobs_until_done(work.left)
+        if not queued or abs(queued[0].left - work.left) > max(1.0, _ALIKE * work.left):
+            return played(all_, self._weights(), self._tempo(work, all_))[own.batch_id]
+        if lane_id not in self.plays:  # one play tells of all that are at work on the lane
+            self.plays[lane_id] = played(all_, self._weights(), self._tempo(work, all_))
+        return self.plays[lane_id][own.batch_id]
+
+    def _contenders(self, own: _Own, lane_id: int, left: int) -> list[Contender]:
+        """Those that are worked on now, and the batch, which is the last one."""
+        all_ = [
             Contender(
                 each.batch_id, each.priority, tenant_id=each.tenant_id, weight=each.weight, deadline=each.deadline,
                 ready=each.left,
@@ -279,30 +312,70 @@ class _View:
             for each in self._rivals(lane_id)
             if each.batch_id != own.batch_id
         ]  # fmt: skip
-        contender = Contender(
+        mine = Contender(
             own.batch_id, own.priority, tenant_id=own.tenant_id, weight=own.weight, deadline=own.deadline, ready=left
         )
-        return standing(contender, others, {id_: Tenant(weight=terms.weight) for id_, terms in self.tenants.items()})
+        return [*all_, mine]
+
+    def _weights(self) -> dict[int, Tenant]:
+        return {id_: Tenant(weight=terms.weight) for id_, terms in self.tenants.items()}
+
+    def _tempo(self, work: LaneWork, all_: Sequence[Contender]) -> Tempo:
+        """How fast the lane is, and how fast workers take it to be: they go by its limits."""
+        jobs = sum(each.ready or 0 for each in all_)
+        each = seconds_per_job(work, jobs) if jobs else None
+        if each is None:
+            return UNKNOWN
+        most = ceiling(work.limits, tokens_each=work.tokens_each, call_seconds=work.call_seconds)
+        return Tempo(
+            now=self.now + work.idle_seconds, seconds_per_job=each,
+            seconds_per_permit=None if most is None else 1 / most[0], call_seconds=work.call_seconds or 0.0,
+        )  # fmt: skip
 
     def _rivals(self, lane_id: int) -> list[Queued]:
         """Those that are worked on now."""
         return [each for each in self.queue[lane_id] if not each.is_paused and each.since <= self.now]
 
     def _pace(self, own: _Own, lane_id: int) -> pace.Pace:
-        # What has a cap, and what comes singly, does not press the lane: its pace would be theirs.
-        pressing = [
-            each.since for each in self._rivals(lane_id)
-            if each.batch_id == own.batch_id or not (each.is_inbox or each.is_capped)
+        # What has a cap, and what comes singly, does not press the lane: its pace would be theirs. The batch itself
+        # does, paused or not: what was seen before tells how it will go on.
+        mine = [each for each in self.queue[lane_id] if each.batch_id == own.batch_id and each.since <= self.now]
+        pressing = mine + [
+            each for each in self._rivals(lane_id)
+            if each.batch_id != own.batch_id and not (each.is_inbox or each.is_capped)
         ]  # fmt: skip
         return pace.seen(
             self.progress[lane_id],
             bucket_seconds=sums.BUCKET_SECONDS,
-            busy_since=min(pressing, default=None),
+            busy_since=min((each.since for each in pressing), default=None),
             working_since=self.working_since or 0.0,
             done=own.done,
+            pause=max((_pause(pressing, self.now), self._away(lane_id)), key=lambda each: each[1] if each else 0.0),
             limits=_limits(self.upstreams.get(self.lanes[lane_id].upstream)),
             now=self.now,
         )
+
+    def _away(self, lane_id: int) -> tuple[float, float] | None:
+        """From when to when nobody was at work, before the workers of now: a stop is no slowness either. It came
+        somewhere in the last bucket in which something ended."""
+        since = self.working_since
+        if since is None:
+            return None
+        before = [each.bucket for each in self.progress[lane_id] if (each.bucket + 1) * sums.BUCKET_SECONDS <= since]
+        return (max(before) * sums.BUCKET_SECONDS, since) if before else None
+
+
+def _pause(pressing: Sequence[Queued], now: float) -> tuple[float, float] | None:
+    """From when to when all of them were paused, the last time; until now, if they are."""
+    since, until = 0.0, now
+    for each in pressing:
+        if each.paused_since is not None:
+            since = max(since, each.paused_since)
+        elif each.past_pause is not None and each.past_pause[1] <= now:  # else a clock was set back
+            since, until = max(since, each.past_pause[0]), min(until, each.past_pause[1])
+        else:
+            until = min(until, each.since)  # until it came
+    return (since, until) if 0.0 < since < until else None
 
 
 def _limits(config: UpstreamConfig | None) -> Limits:
@@ -310,6 +383,13 @@ def _limits(config: UpstreamConfig | None) -> Limits:
     if config is None:
         return Limits()
     return Limits(config.requests_per_minute, config.tokens_per_minute, config.max_in_flight)
+
+
+def _is_limited(config: UpstreamConfig) -> bool:
+    """Does whoever asks name limits? Workers may have others, so what he was not told of is no reason to expect a time;
+    the most calls at once that hold where nothing is said even less."""
+    named = (config.requests_per_minute, config.tokens_per_minute)
+    return any(limit is not None for limit in named) or config.max_in_flight != _UNTOLD_MAX_IN_FLIGHT
 
 
 async def _view(

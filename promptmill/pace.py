@@ -3,12 +3,12 @@
 What it did is counted in buckets of time. Not all of them tell something: before there was work nothing could end, the
 first answers come a call's length after it began, and the bucket of this moment is not full. What it did before it fell
 idle tells of its pace only where its places or its rate were used: a lane that is asked for an answer now and then is
-not slow.
+not slow. A pause is cut out, as if what came before and what came after had followed each other.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from promptmill.limits import Limits
@@ -20,6 +20,8 @@ GAP_SECONDS: Final = 60.0
 _CALLS_IN_A_GAP: Final = 3
 #: With fewer full buckets the one of this moment is counted as far as it goes.
 _FEW: Final = 3
+#: After a pause so many full buckets tell enough, and those before it are not looked at.
+_ENOUGH: Final = 6
 #: A call is short that takes less than this part of the time that was seen.
 _SHORT: Final = 0.25
 #: Sooner nothing can be told.
@@ -52,6 +54,16 @@ class Pace:
     is_silent: bool = False  # it has work, and nothing has ended for long
 
 
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """A bucket, as if it had been later."""
+
+    bucket: int
+    finished: int
+    calls: int
+    seconds: float
+
+
 def seen(
     buckets: Sequence[Bucket],
     *,
@@ -59,6 +71,7 @@ def seen(
     busy_since: float | None,
     working_since: float = 0.0,
     done: int = 0,
+    pause: tuple[float, float] | None = None,
     limits: Limits,
     now: float,
 ) -> Pace:
@@ -66,7 +79,10 @@ def seen(
 
     `busy_since`: from then on it had more work than it could do; None: it has none now. `working_since`: before, no
     worker that is there now was. `done`: so many jobs are known to have finished since `busy_since`, at least.
+    `pause`: from then until then nothing was started that kept it busy; until `now`, where that goes on.
     """
+    if pause is not None and busy_since is not None and pause[1] > busy_since:
+        return _without(pause, buckets, bucket_seconds, busy_since, working_since, done, limits, now)
     call_seconds = _call_seconds(buckets)
     gap = max(GAP_SECONDS, _CALLS_IN_A_GAP * (call_seconds or 0.0))
     bursts = _bursts([each for each in buckets if each.finished], gap / bucket_seconds)
@@ -94,6 +110,44 @@ def seen(
     if first <= working_since < first + bucket_seconds:
         busy_since = max(busy_since, working_since)
     return _until_now(current, busy_since, done, bucket_seconds, now, call_seconds)
+
+
+def _without(
+    pause: tuple[float, float],
+    buckets: Sequence[Bucket],
+    bucket_seconds: float,
+    busy_since: float,
+    working_since: float,
+    done: int,
+    limits: Limits,
+    now: float,
+) -> Pace:
+    """The same, the pause cut out: with it the bucket in which it began, and all up to the first full one in which
+    answers could come again. What is told so is rough after a long pause."""
+    since, until = pause
+    call_seconds = _call_seconds(buckets)
+    cut = math.floor(since / bucket_seconds)
+    again = max(cut, math.ceil((until + (call_seconds or 0.0)) / bucket_seconds))
+    moved = (again - cut) * bucket_seconds
+    after = [each for each in buckets if each.bucket >= again]
+    before = [
+        _Moved(each.bucket + again - cut, each.finished, each.calls, each.seconds)
+        for each in buckets
+        if each.bucket < cut and busy_since < since
+    ]
+    if (now - LAG_SECONDS) / bucket_seconds - again >= _ENOUGH or not any(each.finished for each in before):
+        told = seen(
+            after, bucket_seconds=bucket_seconds, busy_since=max(busy_since, again * bucket_seconds),
+            working_since=working_since, limits=limits, now=now,
+        )  # fmt: skip
+        return told if told.call_seconds is not None else replace(told, call_seconds=call_seconds)
+    gone = sum(each.finished for each in buckets if cut <= each.bucket < again)
+    told = seen(
+        [*before, *after], bucket_seconds=bucket_seconds, busy_since=busy_since + moved,
+        working_since=working_since + moved if working_since < since else working_since,
+        done=done - gone if now >= again * bucket_seconds else 0, limits=limits, now=max(now, again * bucket_seconds),
+    )  # fmt: skip
+    return replace(told, is_rough=told.is_rough or until - since > GAP_SECONDS)
 
 
 def _call_seconds(buckets: Sequence[Bucket]) -> float | None:

@@ -385,6 +385,16 @@ pauses = sa.Table(
     sa.Column("reason", sa.Text),  # where promptmill itself did it: a canary, a budget
 )
 
+#: The last pause of a thing that is over: foresight does not take that time for slowness.
+past_pauses = sa.Table(
+    PREFIX + "past_pauses",
+    metadata,
+    sa.Column("what", sa.Text, primary_key=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=False),
+    sa.Column("since", Seconds, nullable=False),
+    sa.Column("until", Seconds, nullable=False),
+)
+
 #: What is submitted again and again, or once at a time (schedules.Schedule).
 schedules = sa.Table(
     PREFIX + "schedules",

@@ -50,6 +50,7 @@ class LaneTold(msgspec.Struct, kw_only=True):
     currency: str
     seconds: IntervalTold | None
     limited_by: str | None
+    call_seconds: float | None  # of one call; null: not known yet, and in no time that is told
     queue: QueueTold
 
 
@@ -123,6 +124,7 @@ def dry_run_told(assay: Assay, estimate: Estimate, *, most_errors: int) -> DryRu
                 currency=estimate.currency,
                 seconds=_interval(lane.seconds, 1),
                 limited_by=lane.limited_by,
+                call_seconds=None if lane.call_seconds is None else round(lane.call_seconds, 3),
                 queue=QueueTold(ahead=lane.standing.ahead, beside=lane.standing.beside, share=lane.standing.share),
             )
             for lane in estimate.lanes

@@ -11,11 +11,11 @@ from promptmill.engine import Database
 from promptmill.foresight import Load
 from promptmill.job import BatchState, State
 from promptmill.limits import Limits
-from promptmill.store.pauses import is_paused
+from promptmill.store.pauses import of_work
 from promptmill.store.records import SUCCEEDED
 from promptmill.store.rows import batch_in
 from promptmill.store.workers import LEASE_SECONDS
-from promptmill.tables import batch_lanes, batches, jobs, lane_outcomes, results, tenants, workers
+from promptmill.tables import batch_lanes, batches, jobs, lane_outcomes, past_pauses, pauses, results, tenants, workers
 
 #: Jobs of which a batch's mean prompt is told.
 _SAMPLE: Final = 500
@@ -35,22 +35,31 @@ class Queued:
     since: float  # it may be worked on from then on
     is_inbox: bool
     is_capped: bool
-    is_paused: bool
+    paused_since: float | None  # None: it is not
+    #: (since, until) of the last pause that is over.
+    past_pause: tuple[float, float] | None
+
+    @property
+    def is_paused(self) -> bool:
+        """Is it, its lane, its tenant or everything?"""
+        return self.paused_since is not None
 
 
 async def queue(db: Database, lane_ids: Iterable[int]) -> list[Queued]:
     """All that is to be done on these lanes, without counting it: what a batch has left is taken to be spread over its
     lanes as all of it was."""
     left = batches.c.total - sum(batches.c[each] for each in _FINISHED)
+    of = {"batch_id": batches.c.id, "lane_id": batch_lanes.c.lane_id, "tenant_id": batches.c.tenant_id}
+    over = of_work(past_pauses, **of).order_by(past_pauses.c.until.desc()).limit(1)
     capped = [batches.c[name].is_not(None) for name in ("max_in_flight", "requests_per_minute", "tokens_per_minute")]
     statement = (
         sa.select(
             batches.c.id, batch_lanes.c.lane_id, batches.c.tenant_id, batches.c.priority, batches.c.weight,
             left.label("left"), batches.c.total, batch_lanes.c.total.label("on_lane"), batches.c.in_progress_at,
             batches.c.not_before, batches.c.deadline, batches.c.is_inbox, sa.or_(*capped).label("is_capped"),
-            is_paused(
-                batch_id=batches.c.id, lane_id=batch_lanes.c.lane_id, tenant_id=batches.c.tenant_id
-            ).label("is_paused"),
+            of_work(pauses, **of).add_columns(sa.func.min(pauses.c.since)).scalar_subquery().label("paused_since"),
+            over.add_columns(past_pauses.c.since).scalar_subquery().label("was_paused_since"),
+            over.add_columns(past_pauses.c.until).scalar_subquery().label("was_paused_until"),
         )
         .join(batch_lanes, batch_lanes.c.batch_id == batches.c.id)
         .where(batches.c.finished_at.is_(None), batch_in(BatchState.IN_PROGRESS), left > 0)
@@ -62,7 +71,8 @@ async def queue(db: Database, lane_ids: Iterable[int]) -> list[Queued]:
                 row.id, row.lane_id, row.tenant_id, row.priority, row.weight,
                 -(-row.left * row.on_lane // row.total) if row.total else 0,
                 row.deadline, max(row.in_progress_at or 0.0, row.not_before or 0.0),
-                bool(row.is_inbox), bool(row.is_capped), bool(row.is_paused),
+                bool(row.is_inbox), bool(row.is_capped), row.paused_since,
+                None if row.was_paused_since is None else (row.was_paused_since, row.was_paused_until),
             )
             for row in await connection.execute(statement)
         ]  # fmt: skip

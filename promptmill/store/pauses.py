@@ -1,16 +1,19 @@
 """What somebody stopped for a while: a batch, a lane, a tenant, everything. While it lasts no call of it is started;
-calls that are out end and are kept. Drains leave it out where they look for work (`active.active`)."""
+calls that are out end and are kept. Drains leave it out where they look for work (`active.active`).
+
+When a pause is over it is known for a while from when to when it was, for foresight.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
-from promptmill.tables import batches, lanes, pauses, tenants
+from promptmill.tables import batches, lanes, past_pauses, pauses, tenants
 
 
 class What(StrEnum):
@@ -57,16 +60,24 @@ async def pause_in(
     return True
 
 
-async def resume(db: Database, what: What, id_: int = EVERYTHING) -> bool:
+async def resume(db: Database, what: What, id_: int = EVERYTHING, *, now: float) -> bool:
     """It may go on; False when it was not paused."""
     async with db.write() as connection:
-        return await resume_in(connection, what, id_)
+        gone = sa.delete(pauses).where(pauses.c.what == what, pauses.c.id == id_).returning(pauses.c.since)
+        since = (await connection.execute(gone)).scalar()
+        if since is None:
+            return False
+        # Whoever pauses and resumes the same at this moment waits for the row that is gone.
+        await connection.execute(sa.delete(past_pauses).where(past_pauses.c.what == what, past_pauses.c.id == id_))
+        over = {"what": what, "id": id_, "since": since, "until": now}
+        await connection.execute(sa.insert(past_pauses).values(over))
+        return True
 
 
-async def resume_in(connection: AsyncConnection, what: What, id_: int = EVERYTHING) -> bool:
-    """The same, in the caller's transaction."""
-    gone = sa.delete(pauses).where(pauses.c.what == what, pauses.c.id == id_)
-    return (await connection.execute(gone)).rowcount > 0
+async def forget_in(connection: AsyncConnection, what: What, id_: int) -> None:
+    """It has ended, in the caller's transaction: there is nothing left that could be paused."""
+    for table in (pauses, past_pauses):
+        await connection.execute(sa.delete(table).where(table.c.what == what, table.c.id == id_))
 
 
 async def listed(db: Database) -> list[Pause]:
@@ -111,9 +122,27 @@ def is_paused(
     """Is what these columns name paused, in whatever way?"""
     return sa.exists().where(
         sa.or_(
-            pauses.c.what == What.ALL,
-            sa.and_(pauses.c.what == What.BATCH, pauses.c.id == batch_id),
-            sa.and_(pauses.c.what == What.LANE, pauses.c.id == lane_id),
-            sa.and_(pauses.c.what == What.TENANT, pauses.c.id == tenant_id),
+            _is(What.ALL),
+            sa.and_(_is(What.BATCH), pauses.c.id == batch_id),
+            sa.and_(_is(What.LANE), pauses.c.id == lane_id),
+            sa.and_(_is(What.TENANT), pauses.c.id == tenant_id),
         )
     )
+
+
+def _is(what: What) -> "sa.ColumnElement[bool]":
+    """Written as a literal: each claim asks, and a parameter more is time."""
+    return pauses.c.what == sa.literal_column(f"'{what}'", sa.Text)
+
+
+def of_work(
+    table: sa.Table,
+    *,
+    batch_id: "sa.ColumnElement[int]",
+    lane_id: "sa.ColumnElement[int]",
+    tenant_id: "sa.ColumnElement[int]",
+) -> "sa.Select[Any]":
+    """The rows of `pauses` or `past_pauses` that are of what these columns name; of no column yet."""
+    of = {What.ALL: sa.literal(EVERYTHING), What.BATCH: batch_id, What.LANE: lane_id, What.TENANT: tenant_id}
+    theirs = (sa.and_(table.c.what == what, table.c.id == id_) for what, id_ in of.items())
+    return sa.select().select_from(table).where(sa.or_(*theirs))

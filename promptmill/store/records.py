@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.content import PLAIN, pack
-from promptmill.engine import Database
+from promptmill.engine import Database, is_conflict
 from promptmill.job import FINISHED, BatchState, State
 from promptmill.outcome import Answer, Outcome, Usage
 from promptmill.store import sums
 from promptmill.store.claims import Claimed
-from promptmill.store.pauses import What, resume_in
+from promptmill.store.pauses import What, forget_in
 from promptmill.store.rows import in_state
 from promptmill.tables import attempts, batches, jobs, results
 
@@ -72,6 +72,25 @@ async def record(
 ) -> int:
     """Write the endings; returns how many were dropped because the job had been taken away. With a `tally` the sums
     are added to now and then only; whoever keeps it sees to the last ones (`add_tally`)."""
+    try:
+        return await _record(db, worker_id, endings, now, tally)
+    except Exception as error:
+        if not is_conflict(error):
+            raise
+        # The ledger has a row for one of these calls, which should not be. That is no reason to lose what came of it.
+        log.warning("the ledger has some of %d calls already; their first rows stay", len(endings))
+        return await _record(db, worker_id, endings, now, tally, leave_known=True)
+
+
+async def _record(
+    db: Database,
+    worker_id: int,
+    endings: Sequence[Ending],
+    now: float,
+    tally: sums.Tally | None,
+    *,
+    leave_known: bool = False,
+) -> int:
     made: list[sums.CallMade] = []
     is_due = False
     async with db.write() as connection:
@@ -85,7 +104,9 @@ async def record(
             calls = [ending for ending in kept if ending.started_at is not None]
             finished = [ending for ending in kept if ending.is_final]
             later = [ending for ending in kept if not ending.is_final]
-            await db.insert(connection, attempts, _ATTEMPT_COLUMNS, [_attempt_row(call, worker_id) for call in calls])
+            ledger = [_attempt_row(call, worker_id) for call in calls]
+            insert = db.insert_unknown if leave_known else db.insert
+            await insert(connection, attempts, _ATTEMPT_COLUMNS, ledger)
             if taken_out is None:
                 await _leave(db, connection, finished)
             await _put_back(connection, later)
@@ -259,4 +280,4 @@ async def close_if_done(connection: AsyncConnection, batch_id: int, now: float) 
         .values(state=state, finished_at=now)
     )
     if closed.rowcount:
-        await resume_in(connection, What.BATCH, batch_id)  # nothing is left that could be paused
+        await forget_in(connection, What.BATCH, batch_id)  # nothing is left that could be paused

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
-from promptmill.tables import lane_latencies, lane_outcomes, lane_progress
+from promptmill.tables import lane_latencies, lane_outcomes, lane_progress, past_pauses
 
 #: A tally is added when it has so many calls, or after so long.
 ADD_AT_LEAST: Final = 500
@@ -135,7 +135,9 @@ async def progress(db: Database, lane_ids: Iterable[int], *, since_bucket: int) 
 
 
 async def forget_progress(db: Database, *, before: float) -> None:
-    """Remove the buckets of what ended before this moment; foresight looks at the last minutes."""
+    """Remove the buckets of what ended before this moment, and pauses that were over; foresight looks at the last
+    minutes."""
     statement = sa.delete(lane_progress).where(lane_progress.c.bucket < int(before // BUCKET_SECONDS))
     async with db.write() as connection:
         await connection.execute(statement)
+        await connection.execute(sa.delete(past_pauses).where(past_pauses.c.until < before))

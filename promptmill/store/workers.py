@@ -92,6 +92,8 @@ async def reap(db: Database, *, worker_ids: Sequence[int], now: float, lease_sec
             lane_ids = list((await connection.execute(found)).scalars())
             if not lane_ids:
                 continue
+            # Who starts has to reap first: no row of the ledger, whatever is wrong with it, may keep it from that.
+            known = sa.exists().where(attempts.c.job_id == jobs.c.id, attempts.c.epoch == jobs.c.epoch)
             lost = sa.select(
                 jobs.c.id,
                 jobs.c.epoch,
@@ -101,7 +103,7 @@ async def reap(db: Database, *, worker_ids: Sequence[int], now: float, lease_sec
                 sa.false(),
                 sa.literal(0),
                 sa.literal(0),
-            ).where(theirs)
+            ).where(theirs, sa.not_(known))
             columns = [
                 "job_id", "epoch", "batch_id", "worker_id", "outcome", "counted", "prompt_tokens", "completion_tokens",
             ]  # fmt: skip

@@ -59,6 +59,7 @@ async def test_a_dry_run_tells_tokens_money_and_time_and_makes_nothing(db: Datab
     assert told["estimated_seconds"] == lane["seconds"] == {"low": 10.0, "likely": 10.0, "high": 20.0}
     assert told["expires_at"] == pytest.approx(time.time() + 5, abs=5)
     assert (told["holds_deadline"], told["late_seconds"]) == (False, pytest.approx(5.0, abs=0.5))
+    assert lane["call_seconds"] is None  # and not in the time
     assert lane["queue"] == {"ahead": 0, "beside": 0, "share": 1.0}
 
 

@@ -48,9 +48,10 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing_behind(mill, configured
     assert lines[5] == "test/plain at up: 100 jobs"
     assert lines[6].endswith("in, about 25.6k out (0 to 51.2k), guessed: 256 an answer, since none was seen yet")
     assert lines[7].startswith("  cost    0.26 EUR (0.00")
-    assert lines[8] == "  time    about 10 s (10 to 20 s), bounded by its requests per minute"
+    time_ = "about 10 s (10 to 20 s) and the time of one call, which is not known yet"
+    assert lines[8] == f"  time    {time_}, bounded by its requests per minute"
     assert "  cost    not known" in lines
-    assert lines[-2] == "takes about 10 s (10 to 20 s), would be 5 s late"
+    assert lines[-2] == f"takes {time_}, would be 5 s late"
     assert lines[-1] == "nothing was stored, and nothing was sent"
     assert sorted(path.name for path in mill.folder.iterdir()) == ["in.jsonl", "mill.toml"]
 
@@ -66,6 +67,7 @@ def test_the_same_as_one_json_object(mill, configured, command):
     assert (lane["model"], lane["jobs"], lane["currency"], lane["limited_by"]) == (
         "test/plain", 100, "EUR", "requests_per_minute",
     )  # fmt: skip
+    assert lane["call_seconds"] is None
     assert told["estimated_seconds"] == {"low": 10.0, "likely": 10.0, "high": 20.0}
     assert (told["expires_at"], told["holds_deadline"]) == (None, None)
     assert not mill.db.exists()
@@ -119,6 +121,7 @@ def test_a_run_that_would_be_resumed_is_told_of_as_far_as_it_is_left(mill, confi
     assert f"would be resumed: {done} of 30 are done" in ended.out
     assert f"{30 - done} jobs" in ended.out
     assert "guessed" not in ended.out  # some were answered
+    assert "the time of one call" not in ended.out
     anew = mill.run("run", prompts, *words, "--fresh", "--json")
     assert json.loads(anew.out)["request_counts"]["total"] == 30
     assert mill.count_done() == done

@@ -44,6 +44,7 @@ async def test_half_way_through_a_real_run_its_end_is_foretold(sqlite_db):
     assert forecast.outlook is None or forecast.outlook.at <= at + took
     assert told.foresight is not None
     assert (told.foresight.reason, told.foresight.holds_deadline) == (None, True)
-    assert told.seconds_left == pytest.approx(took, rel=0.15)
+    # How near it comes is held to in tests/promptmill/test_foresight.py; here others take the machine's time meanwhile.
+    assert told.seconds_left == pytest.approx(took, rel=0.4)
     assert line(told).endswith(f"{told.left}")
     assert told.left.endswith(" s left")

@@ -7,24 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptmill.fairness import Contender, Tenant
 from promptmill.foresight import (
     Foresight,
     Interval,
     LaneWork,
     Price,
     Seen,
-    Standing,
     ceiling,
     cost,
     expected,
-    standing,
+    seconds_per_job,
     time_left,
     tokens_to_come,
 )
 from promptmill.limits import Limits
-from promptmill.priority import BACKGROUND, HIGH
-from promptmill.urgency import SAFETY
 
 JOBS, BUCKET, TIMES = 30_000, 5.0, 5
 
@@ -111,9 +107,7 @@ CASES = [
     ("one lane of two is not known", [LaneWork(left=5), LaneWork(left=5, **STEADY)], None),
     ("steady", [LaneWork(left=500, **STEADY)], 100.0),
     ("the slowest lane", [LaneWork(left=500, **STEADY), LaneWork(left=50, **STEADY)], 100.0),
-    ("a queue ahead", [LaneWork(left=500, standing=Standing(ahead=250), **STEADY)], 150.0),
-    ("half the lane", [LaneWork(left=500, standing=Standing(beside=9_999, share=0.5), **STEADY)], 200.0),
-    ("half the lane, until the other is done", [LaneWork(left=500, standing=Standing(0, 100, 0.5), **STEADY)], 120.0),
+    ("others have turns, too", [LaneWork(left=500, jobs_until_done=750.0, **STEADY)], 150.0),
     ("by its limits, before the first answer", [LaneWork(left=600, limits=Limits(60))], 600.0),
     ("by its places", [LaneWork(left=600, limits=Limits(max_in_flight=10), call_seconds=20.0)], 1_200.0),
     ("by the tighter of them",
@@ -161,6 +155,13 @@ def test_what_was_seen_some_time_ago_is_told_less_surely():
     assert (then.low, then.high) == pytest.approx((50.0, 200.0))
 
 
+def test_beside_others_it_is_told_less_surely():
+    alone, beside = (expected(LaneWork(left=500, jobs_until_done=jobs, **STEADY)).seconds for jobs in (None, 500.0))
+    assert beside.likely == alone.likely
+    assert beside.high / beside.likely == pytest.approx(1.13, abs=0.02)
+    assert alone.high / alone.likely < 1.09
+
+
 @pytest.mark.parametrize(
     ("deadline", "holds", "late"),
     [(None, None, 0.0), (1_101.0, True, 0.0), (1_040.0, False, 60.0), (0.0, False, 1_100.0)],
@@ -174,71 +175,18 @@ def test_nothing_is_promised_while_nothing_is_known():
     assert time_left([LaneWork(left=5)], deadline=10.0, now=0.0) == Foresight(None)
 
 
-OWN = Contender(1, ready=100)
-STANDINGS = [
-    ("alone", [], Standing(0, 0, 1.0)),
-    ("a higher class", [Contender(2, HIGH, tenant_id=2, ready=50)], Standing(50, 0, 1.0, 50)),
-    ("a lower class", [Contender(2, BACKGROUND, ready=50)], Standing(0, 0, 1.0)),
-    ("a higher integer of its tenant", [Contender(2, 5, ready=50)], Standing(50, 0, 1.0)),
-    ("a lower integer of its tenant", [Contender(2, -5, ready=50)], Standing(0, 0, 1.0)),
-    ("a higher integer of another", [Contender(2, 5, tenant_id=2, ready=50)], Standing(0, 50, 0.5)),
-    ("its equal", [Contender(2, ready=50)], Standing(0, 50, 0.5)),
-    ("its equal, heavier", [Contender(2, weight=3, ready=50)], Standing(0, 50, 0.25)),
-    ("a heavier tenant", [Contender(2, tenant_id=3, ready=50)], Standing(0, 50, 0.25)),
-    ("not known how many", [Contender(2)], Standing(0, 100, 0.5)),
-    (
-        "several",
-        [Contender(i, tenant_id=2, ready=50) for i in (2, 3)] + [Contender(4, ready=1)],
-        Standing(0, 101, 0.25),
-    ),
-]
-
-
-def test_who_goes_before_a_deadline_at_risk():
-    own = Contender(1, ready=100, deadline=500.0)
-    others = [
-        Contender(2, HIGH, ready=1),
-        Contender(3, ready=20, deadline=400.0),
-        Contender(4, ready=300, deadline=600.0),
-        Contender(5, 9, ready=4_000),
-        Contender(6, BACKGROUND, ready=50_000, deadline=1.0),
-    ]
-    assert standing(own, others).before_deadline == 21
-    assert standing(OWN, others).before_deadline == 1
-
-
-SHARING = Standing(0, 99_999, 0.1)  # alone it needs 100 s, sharing 1,000
-
-
 @pytest.mark.parametrize(
-    ("deadline_seconds", "place", "seconds"),
+    ("work", "seconds"),
     [
-        (None, SHARING, 1_000.0),
-        (1_100.0, SHARING, 1_000.0),  # in no hurry
-        (150.0, SHARING, 100.0),  # goes first at once
-        (60.0, SHARING, 100.0),  # it is too late, and it goes first
-        (40.0, SHARING, 1_000.0),  # beyond help
-        (-1.0, SHARING, 1_000.0),
-        (300.0, Standing(0, 99_999, 0.1, 500), 200.0),  # others are due before
+        (LaneWork(left=5), None),
+        (LaneWork(left=5, **STEADY), 0.2),
+        (LaneWork(left=5, limits=Limits(60)), 1.0),
+        (LaneWork(left=5, limits=Limits(60), caps=[Limits(1)], **STEADY), 1.0),
     ],
 )
-def test_a_deadline_at_risk_lets_the_batch_go_first(deadline_seconds, place, seconds):
-    work = LaneWork(left=500, standing=place, deadline_seconds=deadline_seconds, **STEADY)
-    assert expected(work).seconds.likely == pytest.approx(seconds)
-
-
-def test_until_its_deadline_is_at_risk_a_batch_shares():
-    left = 100 * SAFETY * 1.5
-    work = LaneWork(left=500, standing=SHARING, deadline_seconds=left, **STEADY)
-    seconds = expected(work).seconds.likely
-    shares = (seconds - 100) / 0.9  # a tenth of its work is done in these
-    assert shares > 0
-    assert (100 - 0.1 * shares) * SAFETY == pytest.approx(left - shares)  # at that moment it is at risk
-
-
-@pytest.mark.parametrize(("others", "expected"), [c[1:] for c in STANDINGS], ids=[c[0] for c in STANDINGS])
-def test_standing(others, expected):
-    assert standing(OWN, others, {3: Tenant(weight=3.0)}) == expected
+def test_how_long_the_lane_takes_for_each_job_whosever_it_is(work, seconds):
+    found = seconds_per_job(work, 1_000.0)
+    assert found == (None if seconds is None else pytest.approx(seconds))
 
 
 def test_without_limits_there_is_no_ceiling():
@@ -286,8 +234,3 @@ def test_tokens_of_answers_that_vary_lie_in_the_interval():
 def test_cost():
     tokens = Interval(1e6, 2e6, 3e6)
     assert cost(tokens, Interval(0.0, 1e6, 2e6), Price(prompt=0.5, completion=2.0)) == Interval(0.5, 3.0, 5.5)
-
-
-def test_a_share_of_nothing_is_the_end_of_the_queue():
-    work = LaneWork(left=10, standing=Standing(beside=90, share=0.0), limits=Limits(requests_per_minute=60))
-    assert expected(work).seconds.likely == pytest.approx(100, rel=0.1)

@@ -85,3 +85,43 @@ def test_a_worker_that_has_just_begun_is_not_silent_and_did_not_waste_the_time_b
     assert not seen([], working_since=970.0, **terms).is_silent
     assert seen(rows(20, 50, first=98), working_since=985.0, **terms) == Pace((70,), 14.0, 1.0)
     assert seen(rows(20, 50, first=98), working_since=995.0, **terms) == Pace((70,), 19.0, 1.0)
+
+
+PAUSES = [
+    ("just resumed: as before it", rows(20, 50, 50, 50, 50, 25, first=92), 1_003.0, Pace((50,) * 4, 10.0, 1.0)),
+    ("and what came after it", rows(20, 50, 50, 50, 50, 25, 0, 20, 50, 50, first=92), 1_023.0,
+     Pace((50,) * 6, 10.0, 1.0)),
+    ("enough came after it", rows(20, 50, 50, 50, 50, 25, 0, 20, *[40] * 7, first=92), 1_073.0,
+     Pace((40,) * 6, 10.0, 1.0)),
+    ("little was done before it", rows(20, 25, first=96), 1_003.0, Pace((20,), 7.0, 1.0)),
+    ("nothing was", rows(25, first=97), 1_003.0, Pace(call_seconds=1.0)),
+    ("and nothing came after it", rows(20, 50, 50, 50, 50, 25, first=92), 1_083.0,
+     Pace(call_seconds=1.0, is_silent=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("history", "now", "expected"), [c[1:] for c in PAUSES], ids=[c[0] for c in PAUSES])
+def test_a_pause_is_cut_out(history, now, expected):
+    """From 975 to 995."""
+    began = history[0].bucket * 10 + 5.0
+    terms = {"bucket_seconds": 10.0, "limits": LIMITS, "now": now, "busy_since": began}
+    assert seen(history, pause=(975.0, 995.0), **terms) == expected
+
+
+def test_what_is_known_to_be_done_is_counted_without_what_was_done_in_the_bucket_of_the_pause():
+    history = rows(20, 25, 0, 0, 10, first=96)
+    terms = {"bucket_seconds": 10.0, "limits": LIMITS, "now": 1_003.0, "busy_since": 965.0, "pause": (975.0, 995.0)}
+    assert seen(history, done=20 + 25 + 12, **terms) == Pace((32,), 7.0, 1.0)
+
+
+def test_while_it_is_paused_it_is_as_fast_as_before():
+    history = rows(20, 50, 50, 50, 50, 25, first=52)
+    terms = {"bucket_seconds": 10.0, "limits": LIMITS, "now": NOW, "busy_since": 525.0}
+    assert seen(history, **terms).is_silent
+    assert seen(history, pause=(575.0, NOW), **terms) == Pace((50, 50, 50), 10.0, 1.0, is_rough=True)
+
+
+def test_a_pause_before_there_was_work_is_none():
+    terms = {"bucket_seconds": 10.0, "limits": LIMITS, "now": NOW, "busy_since": 958.0}
+    history = rows(20, 50, 60, 50, 60, 9, first=95)
+    assert seen(history, pause=(900.0, 950.0), **terms) == seen(history, **terms)

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from promptmill import outlook
+from promptmill.fairness import Contender, Served, Tenant, shares
 from promptmill.foresight import Load
 from promptmill.handling import Handling
 from promptmill.outlook import Planned, Wait
@@ -20,6 +21,7 @@ from promptmill.store.pauses import What
 from promptmill.store.sums import CallMade
 from promptmill.tables import batches as batch_table
 from promptmill.tables import tenants
+from promptmill.turns import played
 
 JOBS = 20_000
 
@@ -134,9 +136,7 @@ async def test_some_seconds_are_enough_to_tell_something(yard, clock):
 
 
 async def test_shares_of_a_lane(yard, clock):
-    async with yard.db.write() as connection:
-        await connection.execute(sa.insert(tenants).values(name="heavy", created_at=0.0, weight=3.0))
-        heavy = (await connection.execute(sa.select(tenants.c.id).where(tenants.c.name == "heavy"))).scalar_one()
+    heavy = await _tenant(yard.db, "heavy", 3.0)
     own = await yard.batch(1_000)
     rival = await yard.batch(100_000, tenant_id=heavy)
     await yard.batch(500, priority=HIGH)
@@ -199,6 +199,177 @@ async def test_a_page_of_batches_takes_as_many_statements_as_one(yard, clock):
     assert counted[0] == counted[1] <= 8
 
 
+async def _tenant(db, name, weight=1.0):
+    async with db.write() as connection:
+        await connection.execute(sa.insert(tenants).values(name=name, created_at=0.0, weight=weight))
+        return (await connection.execute(sa.select(tenants.c.id).where(tenants.c.name == name))).scalar_one()
+
+
+async def run_beside(yard, clock, work, weights, *, pace):
+    """Batches are worked off by the rule at this pace; half way through all, (seconds foretold, seconds it took) of
+    each that is still to end."""
+    served, done, told, ends, began = Served(), 0, {}, {}, clock()
+    left, total = {row.id: row.total for row in work}, sum(row.total for row in work)
+    while any(left.values()):
+        ready = [
+            Contender(row.id, tenant_id=row.tenant_id, weight=row.weight, deadline=row.deadline, ready=left[row.id])
+            for row in work
+            if left[row.id]
+        ]
+        split = shares(
+            ready,
+            10,
+            tenants={id_: Tenant(weight) for id_, weight in weights.items()},
+            served=served,
+            scarce="starts",
+            now=clock(),
+            seconds_per_permit=1 / pace,
+        )
+        served = served.noting(ready, split)
+        for batch_id, count in split:
+            left[batch_id] -= count
+            done += count
+            if not left[batch_id]:
+                ends[batch_id] = clock()
+        clock.advance(sum(count for _, count in split) / pace)
+        if not told and done >= total / 2:
+            half, seconds = clock(), clock() - began
+            await yard.working(seconds)
+            await yard.ended([began + n / pace for n in range(done)], call_seconds=0.1)
+            rows_ = [await yard.did(row, row.total - left[row.id]) for row in work]
+            found = await outlook.of_batches(yard.db, yard.settings, rows_, now=half)
+            told = {id_: each.foresight.seconds.likely for id_, each in found.items() if left[id_]}
+    return {id_: (seconds, ends[id_] - half) for id_, seconds in told.items()}
+
+
+async def test_half_way_two_tenants_with_day_windows_are_foretold(yard, clock):
+    other = await _tenant(yard.db, "other", 2.0)
+    work = [
+        await yard.batch(9_000, deadline=clock() + 86_400),
+        await yard.batch(6_000, deadline=clock() + 86_400, tenant_id=other),
+        await yard.batch(9_000, deadline=clock() + 86_401, tenant_id=other),
+    ]
+    told = await run_beside(yard, clock, work, {other: 2.0}, pace=10.0)
+    assert len(told) == 3
+    for likely, took in told.values():
+        assert likely == pytest.approx(took, rel=0.15)
+
+
+async def test_half_way_a_deadline_that_reorders_the_lane_is_foretold(yard, clock):
+    """The light one has next to nothing of the lane; as its deadline comes near it passes the others."""
+    other = await _tenant(yard.db, "other")
+    work = [
+        await yard.batch(19_000),
+        await yard.batch(3_000, deadline=clock() + 3_000, handling=Handling(weight=0.05)),
+        await yard.batch(18_000, deadline=clock() + 40_000, tenant_id=other),
+    ]
+    told = await run_beside(yard, clock, work, {}, pace=10.0)
+    assert len(told) == 3
+    assert told[work[1].id][1] < 600
+    for likely, took in told.values():
+        assert likely == pytest.approx(took, rel=0.15)
+
+
+async def test_ten_beside_a_batch_that_is_tight_are_told_how_long_it_takes(yard, clock):
+    await yard.batch(2_400, done=600, deadline=clock() + 330)
+    small = await yard.batch(40)
+    clock.advance(60)
+    await yard.steadily(10, 60)
+    assert (await yard.look(small)).foresight.seconds.likely == pytest.approx(240, rel=0.1)
+
+
+async def test_a_look_at_many_batches_of_a_lane_plays_it_once(yard, clock, monkeypatch):
+    page = [await yard.batch(100, deadline=clock() + 900 + n) for n in range(7)]
+    clock.advance(100)
+    await yard.steadily(5, 100)
+    plays = []
+    monkeypatch.setattr(outlook, "played", lambda *args: plays.append(args) or played(*args))
+    found = await outlook.of_batches(yard.db, yard.settings, page, now=clock())
+    assert (len(found), len(plays)) == (7, 1)
+    assert (await yard.look(page[3])).foresight.seconds.likely == pytest.approx(140, rel=0.1)  # all press, and share
+
+
+# ---------------------------------------------------------------- pauses
+
+
+async def paused_for(yard, clock, what, seconds):
+    """600 jobs at 20 a second; 10 s after their beginning they are paused for so long."""
+    batch, began = await yard.batch(600), clock()
+    (lane_id,) = await batches.lane_names(yard.db, batch.id)
+    id_ = {What.BATCH: batch.id, What.LANE: lane_id, What.TENANT: batch.tenant_id, What.ALL: 0}[what]
+    clock.advance(13)
+    await yard.ended([began + 0.2 + n / 20 for n in range(256)], call_seconds=0.2)
+    await pauses.pause(yard.db, what, id_, now=clock())
+    clock.advance(seconds)
+    await yard.working(13 + seconds)
+    return await yard.did(batch, 256), id_
+
+
+@pytest.mark.parametrize("what", What)
+async def test_a_short_pause_is_no_slowness(yard, clock, what):
+    batch, id_ = await paused_for(yard, clock, what, 18)
+    assert (await yard.look(batch)).work.seconds.likely == pytest.approx(344 / 20, rel=0.15)
+    await pauses.resume(yard.db, what, id_, now=clock())
+    clock.advance(3)
+    await yard.ended([clock() - 2.8 + n / 20 for n in range(56)], call_seconds=0.2)
+    seconds = (await yard.look(await yard.did(batch, 312))).foresight.seconds
+    assert seconds.likely == pytest.approx(288 / 20, rel=0.15)
+    assert seconds.low < 288 / 20 < seconds.high
+
+
+async def test_a_stop_is_no_slowness_either(yard, clock):
+    """Ctrl-C, half a minute, and the same line again."""
+    batch, began = await yard.batch(600), clock()
+    worker_id = await workers.register(yard.db, name="w", now=began)
+    clock.advance(13)
+    await yard.ended([began + 0.2 + n / 20 for n in range(256)], call_seconds=0.2)
+    await workers.stopped(yard.db, worker_id=worker_id, now=clock())
+    clock.advance(28)
+    await yard.working()
+    clock.advance(3)
+    await yard.ended([clock() - 2.8 + n / 20 for n in range(56)], call_seconds=0.2)
+    seconds = (await yard.look(await yard.did(batch, 312))).foresight.seconds
+    assert seconds.likely == pytest.approx(288 / 20, rel=0.15)
+
+
+async def test_a_pause_in_which_others_went_on_is_no_pause_of_the_lane(yard, clock):
+    await yard.batch(9_000)
+    batch = await yard.batch(600)
+    clock.advance(30)
+    await pauses.pause(yard.db, What.BATCH, batch.id, now=clock())
+    clock.advance(60)
+    await pauses.resume(yard.db, What.BATCH, batch.id, now=clock())
+    clock.advance(30)
+    await yard.steadily(10, 60)
+    assert (await yard.look(batch)).foresight.seconds.likely == pytest.approx(120, rel=0.1)
+
+
+async def test_pauses_that_were_over_long_ago_are_forgotten(yard, clock):
+    batch, _ = await paused_for(yard, clock, What.BATCH, 18)
+    await pauses.resume(yard.db, What.BATCH, batch.id, now=clock())
+    (queued,) = await rows.queue(yard.db, await batches.lane_names(yard.db, batch.id))
+    assert (queued.is_paused, queued.past_pause) == (False, (clock() - 18, clock()))
+    await sums.forget_progress(yard.db, before=clock() + 1)
+    (queued,) = await rows.queue(yard.db, await batches.lane_names(yard.db, batch.id))
+    assert queued.past_pause is None
+
+
+async def test_a_paused_batch_is_told_by_what_was_seen_before_whatever_the_asker_knows_of_limits(yard, clock):
+    batch, _ = await paused_for(yard, clock, What.BATCH, 600)
+    found = await yard.look(batch)
+    assert (found.reason, found.foresight.seconds) == (Wait.PAUSED, None)
+    assert found.work.seconds.likely == pytest.approx(344 / 20, rel=0.15)
+
+
+async def test_of_calls_at_once_that_nobody_named_no_time_is_told(yard, clock):
+    await yard.ended([clock() - 3_700 + n for n in range(20)], call_seconds=0.2)
+    batch = await yard.batch(1_000)
+    await yard.working()
+    assert (await yard.look(batch)).reason is Wait.UNKNOWN
+    yard.settings = settings_of(max_in_flight=4)
+    assert (await yard.look(batch)).foresight.seconds.likely == pytest.approx(50)
+
+
 # ---------------------------------------------------------------- what is in the way
 
 
@@ -228,13 +399,14 @@ async def test_a_deadline_at_risk_is_held_before_others(yard, clock):
 async def test_reasons_why_it_does_not_go_on(yard, clock):
     batch = await yard.batch(1_000)
     assert (await yard.look(batch)).reason is Wait.NO_WORKER
+    clock.advance(50)
     await yard.steadily(10, 50)
     (lane_id,) = await batches.lane_names(yard.db, batch.id)
     for what, id_ in ((What.BATCH, batch.id), (What.TENANT, batch.tenant_id), (What.LANE, lane_id), (What.ALL, 0)):
         await pauses.pause(yard.db, what, id_, now=clock())
         found = await yard.look(batch)
         assert (found.reason, found.foresight.seconds) == (Wait.PAUSED, None)
-        await pauses.resume(yard.db, what, id_)
+        await pauses.resume(yard.db, what, id_, now=clock())
     await lanes.halted(yard.db, lane_ids=[lane_id], reason="no such model")
     assert (await yard.look(batch)).reason is Wait.HALTED
     await lanes.resumed(yard.db, lane_ids=[lane_id])
@@ -272,14 +444,14 @@ async def test_a_batch_that_is_only_planned(yard, clock):
     await yard.steadily(10, 100)
     yard.settings = settings_of(requests_per_minute=1_200)
     work = {"m": (500, 300.0), "new": (400, 300.0)}
-    planned = Planned(work=work, tenant_id=1, deadline=clock() + 20)  # beyond help
+    planned = Planned(work=work, tenant_id=1, deadline=clock() + 9)  # beyond help
     whole, each = await outlook.of_planned(yard.db, yard.settings, planned, now=clock())
     assert each["m"].standing.beside == 1_000
     assert each["m"].expected.seconds.likely == pytest.approx(100, rel=0.1)
     assert each["m"].expected.limited_by == "pace"
     assert (each["new"].expected.seconds.likely, each["new"].expected.limited_by) == (20.0, "requests_per_minute")
     assert whole.seconds.likely == each["m"].expected.seconds.likely
-    assert (whole.holds_deadline, whole.late_seconds) == (False, pytest.approx(80, rel=0.2))
+    assert (whole.holds_deadline, whole.late_seconds) == (False, pytest.approx(91, rel=0.2))
     assert [lane.model for lane in await lanes.read(yard.db)] == ["m"]  # and nothing is made of it
 
 

@@ -172,3 +172,34 @@ async def test_one_chore_one_owner(mill):
     assert await take(mill.db, name="upkeep", owner="a", seconds=10, now=100)
     assert not await take(mill.db, name="upkeep", owner="b", seconds=10, now=105)
     assert await take(mill.db, name="upkeep", owner="b", seconds=10, now=110)
+
+
+async def lost_in_the_ledger(mill, job, worker: int) -> None:
+    """A row for a call that is still out, which no version of promptmill should have left."""
+    row = {
+        "job_id": job.job_id, "epoch": job.epoch, "batch_id": job.batch_id, "worker_id": worker, "outcome": "earlier",
+        "counted": True, "prompt_tokens": 0, "completion_tokens": 0,
+    }  # fmt: skip
+    async with mill.db.write() as connection:
+        await connection.execute(sa.insert(attempts).values(row))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_ledger_that_has_the_call_already_keeps_no_answer_from_being_recorded(mill, count):
+    batch, worker = await mill.batch(count), await mill.worker()
+    claimed = await mill.claim(worker, batch, count)
+    await lost_in_the_ledger(mill, claimed[0], worker)
+    assert await mill.record(worker, *(mill.answered(job) for job in claimed)) == 0
+    assert (await batches.get(mill.db, batch.id)).succeeded == count
+    outcomes = [row.outcome for row in sorted(await rows(mill.db, attempts), key=lambda row: row.job_id)]
+    assert outcomes == ["earlier", *["succeeded"] * (count - 1)]
+
+
+async def test_a_ledger_that_has_the_call_already_keeps_nobody_from_reaping(mill):
+    batch, worker = await mill.batch(2), await mill.worker()
+    claimed = await mill.claim(worker, batch, 2)
+    await lost_in_the_ledger(mill, claimed[0], worker)
+    mill.clock.advance(workers.LEASE_SECONDS + 1)
+    assert await workers.reap(mill.db, worker_ids=[worker], now=mill.clock()) == 2
+    assert {row.state for row in await rows(mill.db, jobs)} == {State.READY}
+    assert sorted(row.outcome for row in await rows(mill.db, attempts)) == ["earlier", "worker_lost"]
