@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -49,13 +49,15 @@ class Ran:
         return self
 
 
-def run(line: Sequence[str | Path], *, timeout_seconds: float) -> Ran:
-    """Run it and wait for it. After `timeout_seconds` it is killed (and its code is not 0)."""
+def run(line: Sequence[str | Path], *, timeout_seconds: float, more: Mapping[str, str] | None = None) -> Ran:
+    """Run it, with `more` in its environment, and wait for it. After `timeout_seconds` it is killed (and its code is
+    not 0)."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
         process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(), cwd=ROOT, start_new_session=True
-        )
+            line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**environment(), **(more or {})}, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
         killer = threading.Timer(timeout_seconds, process.kill)
         killer.start()
         try:
