@@ -2,6 +2,7 @@
 but `cancel`, which is OpenAI's and Together's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from api import bodies
 from api.auth import CallerIs
 from api.batch_terms import WINDOW, metadata_of
-from api.batches import BATCH_SCHEMA, answer, find
+from api.batches import BATCH_SCHEMA, answer, reached
 from api.errors import ApiError, invalid
 from api.handling_terms import HANDLING, HandlingRequest, field_refused, given
 from api.jobs import METADATA
@@ -22,7 +23,7 @@ from api.state import House, HouseIs
 from api.times import MOMENT, moment
 from promptmill.errors import NotNow, UsageError
 from promptmill.intake.again import AGAIN, start_again
-from promptmill.job import BatchState, State
+from promptmill.job import BatchState, State, job_public_id
 from promptmill.store import admissions, batches, changes, control, jobs, selection
 from promptmill.store.batches import BatchRow
 
@@ -38,7 +39,7 @@ MAX_SELECTED: Final = 10_000
 @router.post("/{batch_id}/pause", responses=answers(BATCH_SCHEMA, 404, 409))
 async def pause(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Start no more of its jobs until it is resumed. Calls that are out end, and their answers are kept."""
-    row = await find(house, caller, batch_id)
+    row = await reached(house, caller, batch_id)
     await control.pause(house.db, batch_id=row.id, now=house.clock())
     return await _told(request, house, row)
 
@@ -46,8 +47,8 @@ async def pause(batch_id: str, request: Request, house: HouseIs, caller: CallerI
 @router.post("/{batch_id}/resume", responses=answers(BATCH_SCHEMA, 404))
 async def resume(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Go on, whoever paused it: a caller, its canary or its budget. Resuming twice changes nothing."""
-    row = await find(house, caller, batch_id)
-    await control.resume(house.db, batch_id=row.id)
+    row = await reached(house, caller, batch_id)
+    await control.resume(house.db, batch_id=row.id, now=house.clock())
     return await _told(request, house, row)
 
 
@@ -78,11 +79,14 @@ async def cancel(
     data = await bodies.read(request, _MAX_BODY_BYTES)
     if data.strip():
         abort |= bodies.decode(data, CancelRequest).abort
-    row = await find(house, caller, batch_id)
+    row = await reached(house, caller, batch_id)
     now = house.clock()
     if row.state is BatchState.VALIDATING and await admissions.stop(house.db, batch_id=row.id, now=now):
         house.admitter.admit(row.id)  # whose turn it is removes what was read so far
         await house.admitter.done(row.id, within_seconds=_WAIT_SECONDS)
+    elif await batches.discard_left(house.db, row, now=now):
+        row = replace(row, state=BatchState.CANCELLED, is_open=False, cancelling_at=now, finished_at=now)
+        return await answer(request, house, row)  # a command read it in; nothing is left of it
     elif await control.cancel(house.db, batch_id=row.id, abort=abort, now=now):
         await house.ring()  # who has its calls out is to break them off
         work = control.finish_cancelling(house.db, batch_id=row.id, now=now)
@@ -123,7 +127,7 @@ _CHANGE: Final = {
 @router.patch("/{batch_id}", openapi_extra=takes(_CHANGE), responses=answers(BATCH_SCHEMA, 404, 409, 413))
 async def change(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """Change a batch that has not ended. What is left out stays; null takes away what may be absent."""
-    row = await find(house, caller, batch_id)
+    row = await reached(house, caller, batch_id)
     wanted = await bodies.decoded(request, ChangeRequest, _MAX_BODY_BYTES)
     asked = given(wanted)
     if wanted.priority is not UNSET:
@@ -177,7 +181,10 @@ _RETRIED: Final = {
         "object": {"const": "batch.retry"},
         "batch_id": {"type": "string"},
         "retried": {"type": "integer", "description": "Jobs that start again."},
-        "left": {"type": "integer", "description": "Jobs whose line is not accepted; they keep their result."},
+        "left": {
+            "type": "integer",
+            "description": "Jobs that keep their result: their line is not accepted, or they are named and succeeded.",
+        },
     },
 }
 
@@ -190,14 +197,15 @@ async def retry(batch_id: str, request: Request, house: HouseIs, caller: CallerI
     again."""
     data = await bodies.read(request, _MAX_BODY_BYTES)
     wanted = bodies.decode(data, RetryRequest) if data.strip() else RetryRequest()
-    row = await find(house, caller, batch_id)
+    row = await reached(house, caller, batch_id)
     positions = await _positions(house, row, wanted)
     again = await start_again(
         house.db, house.settings, row.id, states=_states(wanted, is_selected=positions is not None),
         positions=positions, clock=house.clock,
     )  # fmt: skip
     await house.ring()
-    told = {"object": "batch.retry", "batch_id": row.public_id, "retried": again.retried, "left": again.left}
+    left = again.left + again.succeeded
+    told = {"object": "batch.retry", "batch_id": row.public_id, "retried": again.retried, "left": left}
     return JSONResponse(told)
 
 
@@ -225,6 +233,10 @@ async def _positions(house: House, row: BatchRow, wanted: RetryRequest) -> list[
         if parsed is None or parsed[0] != row.public_id:
             raise invalid(f"{job_id[:100]!r} is no job of {row.public_id}.", param="job_ids")
         positions.add(parsed[1])
+    there = await batches.with_jobs_at(house.db, row.id, sorted(positions))
+    if missing := sorted(positions - there):
+        job_id = job_public_id(row.public_id, missing[0])
+        raise invalid(f"{row.public_id} has no job {job_id}.", param="job_ids")
     custom_ids = named.get("custom_ids", ())
     found = await selection.positions(house.db, row, custom_ids)
     for custom_id in custom_ids:

@@ -7,6 +7,7 @@ from api.dialects.batches import BatchFacts
 from api.state import House
 from promptmill import outlook
 from promptmill.errors import UsageError
+from promptmill.job import BatchState
 from promptmill.request import Defaults
 from promptmill.store import inputs, pauses, views
 from promptmill.store.batches import BatchRow
@@ -18,7 +19,9 @@ async def facts_of(house: House, rows: Sequence[BatchRow]) -> list[BatchFacts]:
     if not rows:
         return []
     files = await inputs.by_id(house.db, {row.file_id for row in rows})
-    models = await inputs.only_models(house.db, {row.id for row in rows})
+    # A batch whose lines were still being read when its row was may have lanes by now; it is told as it was.
+    read_in = {row.id for row in rows if row.state is not BatchState.VALIDATING}
+    models = await inputs.only_models(house.db, read_in)
     now = house.clock()
     made = await views.of_batches(house.db, rows, now=now)
     paused = {(pause.what, pause.id): pause for pause in await pauses.listed(house.db)}

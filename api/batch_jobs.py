@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from api import bodies, idempotency
 from api.auth import CallerIs
-from api.batches import BATCH_SCHEMA, answer, find
+from api.batches import BATCH_SCHEMA, answer, find, reached
 from api.call_schemas import any_call
 from api.errors import ApiError, invalid
 from api.jobs import line_refused
@@ -155,9 +155,11 @@ def _not_open(batch: BatchRow) -> ApiError:
     return ApiError(409, f"The batch {batch.public_id} {words}: no jobs can be added.", code="batch_not_open")
 
 
-@router.post("/{batch_id}/seal", responses=answers(BATCH_SCHEMA, 404))
+@router.post("/{batch_id}/seal", responses=answers(BATCH_SCHEMA, 404, 409))
 async def seal(batch_id: str, request: Request, house: HouseIs, caller: CallerIs) -> Response:
     """No more jobs are added: the batch ends when those that it has are done. Sealing twice changes nothing."""
-    row = await find(house, caller, batch_id)
-    await batches.seal_batch(house.db, batch_id=row.id, now=house.clock())
+    row = await reached(house, caller, batch_id)
+    now = house.clock()
+    batches.refuse_left(row, now)
+    await batches.seal_batch(house.db, batch_id=row.id, now=now)
     return await answer(request, house, await batches.get(house.db, row.id))

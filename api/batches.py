@@ -57,6 +57,7 @@ async def create(request: Request, house: HouseIs, caller: CallerIs) -> Response
     and what is to be expected of them is told."""
     data = await bodies.read(request, _MAX_BODY_BYTES)
     wanted = bodies.decode(data, BatchRequest)
+    bodies.refuse_misspelt(bodies.members_of(data), BatchRequest)
     if wanted.dry_run:
         source = await _input_file(house, caller, wanted)
         one_endpoint = _dialect_of(request, source) is Dialect.OPENAI
@@ -183,7 +184,7 @@ async def retrieve(
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 0,
 ) -> Response:
     """How far the batch is. `wait`: for so many seconds, until it has ended."""
-    row = await find(house, caller, batch_id)
+    row = await reached(house, caller, batch_id)
     if wait and row.state not in BATCH_FINISHED:
         row = await _ended(house, row, wait)
     return await answer(request, house, row)
@@ -205,7 +206,17 @@ async def _ended(house: House, row: BatchRow, seconds: float) -> BatchRow:
 
 async def find(house: House, caller: Caller, batch_id: str) -> BatchRow:
     """The caller's batch. Raises ApiError."""
-    row = await batches.by_public_id(house.db, batch_id, tenant_id=caller.tenant_id)
+    return await _found(house, batch_id, tenant_id=caller.tenant_id)
+
+
+async def reached(house: House, caller: Caller, batch_id: str) -> BatchRow:
+    """The batch that the caller may look at and control: its own; who has an admin's key anybody's. Raises ApiError."""
+    has_admin_key = caller.is_admin and caller.key_id is not None
+    return await _found(house, batch_id, tenant_id=None if has_admin_key else caller.tenant_id)
+
+
+async def _found(house: House, batch_id: str, *, tenant_id: int | None) -> BatchRow:
+    row = await batches.by_public_id(house.db, batch_id, tenant_id=tenant_id)
     if row is None or row.is_inbox:
         raise not_found("batch", batch_id)
     return row

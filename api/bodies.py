@@ -1,7 +1,8 @@
 """Request bodies: read up to a limit, and told apart from what only looks like JSON."""
 
+import difflib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 #: A body whose announced length has more digits than this was announced by nobody serious; it is counted.
 _DIGITS: Final = 20
+#: So like a known name is one that was misspelt.
+_ALIKE: Final = 0.8
 #: A field of a form that is no file.
 FIELD_BYTES: Final = 1024 * 1024
 
@@ -86,6 +89,20 @@ def decode(data: bytes, wanted: type[T]) -> T:
     if b"\\u0000" in data and _has_nul(_VALUE.decode(data)):
         raise invalid("A string in the body has a NUL character, which cannot be stored.")
     return value
+
+
+def refuse_misspelt(members: Iterable[str], wanted: type[msgspec.Struct]) -> None:
+    """Raise ApiError for a name that is nearly one of the type's: it would be passed over, and with it a budget or a
+    cap. Other unknown ones are let be, since clients send more from version to version."""
+    known = [field.encode_name for field in msgspec.structs.fields(wanted)]
+    for name in members:
+        if name not in known and (meant := difflib.get_close_matches(name, known, 1, _ALIKE)):
+            raise invalid(f"{name[:100]!r} is not known here; is {meant[0]!r} meant?", param=name[:100])
+
+
+def members_of(data: bytes) -> dict[str, msgspec.Raw]:
+    """The members of a body that was decoded before."""
+    return _OBJECT.decode(data)
 
 
 def check_json(data: bytes) -> None:

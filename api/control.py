@@ -83,7 +83,7 @@ async def pause_lane(lane_id: _LaneId, house: HouseIs, _admin: AdminIs) -> Respo
 async def resume_lane(lane_id: _LaneId, house: HouseIs, _admin: AdminIs) -> Response:
     """Go on, also when the lane was halted by what its upstream said: it is tried again with a handful of calls."""
     await _lane(house, lane_id)
-    await pauses.resume(house.db, What.LANE, lane_id)
+    await pauses.resume(house.db, What.LANE, lane_id, now=house.clock())
     await lanes.resumed(house.db, lane_ids=[lane_id])
     await house.ring()
     return JSONResponse(await _lane(house, lane_id))
@@ -100,7 +100,7 @@ async def pause_all(house: HouseIs, _admin: AdminIs) -> Response:
 @router.post("/resume", responses=answers(AllPaused))
 async def resume_all(house: HouseIs, _admin: AdminIs) -> Response:
     """Go on. What was paused by itself stays so."""
-    await pauses.resume(house.db, What.ALL)
+    await pauses.resume(house.db, What.ALL, now=house.clock())
     await house.ring()
     return JSONResponse(_ALL | {"paused": False})
 

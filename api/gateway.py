@@ -26,7 +26,7 @@ from promptmill.hints import JobKey
 from promptmill.intake.inbox import Submission, Submitted
 from promptmill.job import State
 from promptmill.kinds import PATHS, Kind
-from promptmill.priority import INTERACTIVE
+from promptmill.priority import HELD
 from promptmill.request import streams
 from promptmill.store import jobs
 
@@ -58,7 +58,7 @@ async def answer(request: Request) -> Response:
         try:
             await refuse_halted(house, lane_id)
             submission = Submission(
-                tenant_id=caller.tenant_id, line=line, parsed=parsed, lane_id=lane_id, priority=INTERACTIVE,
+                tenant_id=caller.tenant_id, line=line, parsed=parsed, lane_id=lane_id, priority=HELD,
                 fingerprint=fingerprint,
             )  # fmt: skip
 

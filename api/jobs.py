@@ -95,6 +95,7 @@ async def submit(request: Request) -> Response:
     house, caller = await at_once(request)
     data = await bodies.read(request, house.settings.max_request_bytes)
     wanted = bodies.decode(data, JobsRequest)
+    _refuse_misspelt(wanted, data)
     key = idempotency.key_of(request)
     async with idempotency.once(house, caller, key, data) as before:
         told = before
@@ -109,6 +110,16 @@ async def submit(request: Request) -> Response:
             made = await house.inbox.submit(submissions, also=keep)
             told = _told(submissions, made, house.clock(), many=many)
     return _accepted(request, told)
+
+
+def _refuse_misspelt(wanted: JobsRequest, data: bytes) -> None:
+    if isinstance(wanted.body, UnsetType) and isinstance(wanted.requests, UnsetType):
+        return  # the whole object is a body: its fields are the upstream's
+    members = bodies.members_of(data)
+    bodies.refuse_misspelt(members, JobsRequest)
+    if not isinstance(wanted.requests, UnsetType):
+        for one in msgspec.json.decode(members["requests"], type=list[dict[str, Raw]]):
+            bodies.refuse_misspelt(one, JobRequest)
 
 
 def _told(submissions: Sequence[Submission], made: Sequence[Submitted], now: float, *, many: bool) -> dict[str, Any]:

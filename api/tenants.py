@@ -106,7 +106,7 @@ async def pause(name: str, house: HouseIs, _admin: AdminIs) -> Response:
 async def resume(name: str, house: HouseIs, _admin: AdminIs) -> Response:
     """Go on. Resuming twice changes nothing."""
     row = await _found(house, name)
-    await pauses.resume(house.db, What.TENANT, row.id)
+    await pauses.resume(house.db, What.TENANT, row.id, now=house.clock())
     await house.ring()
     return await _shown(house, name)
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Annotated, Final
 
 import typer
 
 from cli.database import existing_database
+from cli.embedded import sole_worker, take_over
 from cli.ringing import ring
 from promptmill.engine import Database
-from promptmill.errors import NotNow
+from promptmill.errors import NotNow, StoreError
 from promptmill.job import BatchState
 from promptmill.store import admissions, batches, control, workers
 from promptmill.store.batches import BatchRow
@@ -33,16 +35,29 @@ def cancel(
 async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
     async with existing_database(option) as db:
         found = await batches.find(db, reference)
+        if found.is_inbox:
+            raise NotNow(
+                f"{found.public_id} holds jobs that were submitted singly, and takes more of them; cancel them one by "
+                "one (POST /v1/jobs/ID/cancel), or start none of them: promptmill pause"
+            )
         now = time.time()
         if found.state is BatchState.VALIDATING and await admissions.stop(db, batch_id=found.id, now=now):
             print(f"{found.public_id} is cancelled while its lines are read; a server removes those that were")
             return
+        if await batches.discard_left(db, found, now=now):
+            print(f"{found.public_id} is removed: the command that read its lines is gone, and nothing of it was sent")
+            return
         if not await control.cancel(db, batch_id=found.id, abort=abort, now=now):
             state = (await batches.get(db, found.id)).state
             if state is BatchState.VALIDATING:
-                raise NotNow(f"the lines of {found.public_id} are still being read by another command; end that")
+                raise NotNow(
+                    f"the lines of {found.public_id} are still being read by another command; end that. Where it was "
+                    f"killed, cancel works {admissions.HELD_SECONDS:g} s later"
+                )
             raise NotNow(f"{found.public_id} is {state.value}; there is nothing left to cancel")
         ring(option)
+        if await control.under_way(db, batch_id=found.id):
+            await _reap(db, now)
         await _finish(db, found, now)
         after = await batches.get(db, found.id)
         under_way = (await control.under_way(db, batch_id=found.id)) if after.finished_at is None else 0
@@ -52,6 +67,15 @@ async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
         )
         if left := after.total - after.done - under_way:
             print(f"{left:,} more are cancelled by the workers, behind this command; see: promptmill status")
+
+
+async def _reap(db: Database, now: float) -> None:
+    """Calls of a worker that died are out for ever where nobody is there to notice: this command is, then."""
+    if db.is_sqlite:
+        with suppress(StoreError), sole_worker(db) as sole:  # who holds the lock is alive, and sees to its calls
+            await take_over(db, sole=sole, now=now)
+    elif not await workers.alive(db, now=now):
+        await take_over(db, sole=False, now=now)
 
 
 async def _finish(db: Database, batch: BatchRow, now: float) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.database import existing_database
-from cli.handling_options import by_flag
+from cli.handling_options import by_flag, within_seconds
 from cli.moments import moment, shown
 from cli.ringing import ring
 from promptmill import handling
@@ -57,7 +57,7 @@ def change(
     asked: dict[str, Any] = {
         "priority": None if priority is None else handling.priority_number(priority),
         "completion_window": window,
-        "deadline": None if within is None else now + within,
+        "deadline": None if within is None else now + within_seconds(within),
         "weight": weight,
         "canary_percent": canary_percent,
         "canary_then": None if canary_ask is None else AfterCanary.ASK if canary_ask else AfterCanary.CONTINUE,

@@ -71,15 +71,20 @@ def deadline_of(window: str | None, within: float | None, handled: Handling, *, 
     if within is not None:
         if window is not None:
             raise UsageError("--window and --within say the same; give one of them")
-        if within <= 0:
-            raise UsageError("--within must be above 0 seconds")
-        return max(now, handled.not_before or 0.0) + within
+        return max(now, handled.not_before or 0.0) + within_seconds(within)
     if window is None:
         return None
     try:
         return handling.deadline(window, made_at=now, not_before=handled.not_before)
     except UsageError as error:
         raise by_flag(error) from None
+
+
+def within_seconds(value: float) -> float:
+    """What --within says. Raises UsageError for what a window could not be (inf and nan are floats, too)."""
+    if not 0 < value <= handling.MAX_WINDOW_SECONDS:
+        raise UsageError(f"--within must be above 0 seconds, and 365 days ({handling.MAX_WINDOW_SECONDS:,}) at most")
+    return value
 
 
 def by_flag(error: UsageError) -> UsageError:

@@ -82,10 +82,11 @@ async def _resume(
 ) -> None:
     async with existing_database(option) as db:
         if everything:
-            print("resumed everything" if await pauses.resume(db, What.ALL) else "it was not everything that is paused")
+            resumed = await pauses.resume(db, What.ALL, now=time.time())
+            print("resumed everything" if resumed else "it was not everything that is paused")
         elif tenant is not None:
             owner = await tenant_terms.find(db, tenant)
-            resumed = await pauses.resume(db, What.TENANT, owner.id)
+            resumed = await pauses.resume(db, What.TENANT, owner.id, now=time.time())
             print(f"resumed the tenant {owner.name}" if resumed else f"the tenant {owner.name} is not paused")
         elif lane is not None:
             await _resume_lanes(db, await _lanes(db, lane))
@@ -100,7 +101,7 @@ async def _resume(
 async def _resume_batch(db: Database, reference: str) -> None:
     found = await batches.find(db, reference)
     why = (await pauses.of_batches(db, [found.id])).get(found.id)
-    if why is None or not await control.resume(db, batch_id=found.id):
+    if why is None or not await control.resume(db, batch_id=found.id, now=time.time()):
         print(f"{found.public_id} is not paused")
         return
     print(f"resumed {found.public_id}" + (f" (it was paused: {why.reason})" if why.reason else ""))
@@ -109,8 +110,7 @@ async def _resume_batch(db: Database, reference: str) -> None:
 async def _resume_halted(db: Database, model: str | None) -> None:
     """Lanes that were halted by what their upstream said; of one model also those that were paused by hand."""
     if model is not None:
-        rows = [row for row in await lanes.read(db) if row.model == model]
-        await _resume_lanes(db, rows, otherwise=f"no lane of {model} is halted")
+        await _resume_lanes(db, await _lanes(db, model), otherwise=f"no lane of {model} is halted or paused")
         return
     halted = [row for row in await lanes.read(db) if row.state is LaneState.HALTED]
     await _resume_lanes(db, halted, otherwise="no lane is halted")
@@ -122,7 +122,7 @@ async def _resume_lanes(
     await lanes.resumed(db, lane_ids=[row.id for row in rows])
     told = False
     for row in rows:
-        was_paused = await pauses.resume(db, What.LANE, row.id)
+        was_paused = await pauses.resume(db, What.LANE, row.id, now=time.time())
         if row.state is LaneState.HALTED:
             print(f"resumed {_named(row)} (it was halted: {row.reason})")
         elif was_paused:

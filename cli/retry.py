@@ -53,6 +53,8 @@ def retry(
         print(
             f"{again.left:,} keep their result: their lines are not accepted (see: promptmill results --state invalid)"
         )
+    if again.succeeded:
+        print(f"{again.succeeded:,} of those that are named succeeded already, and are not sent again")
 
 
 async def _retry(

@@ -31,7 +31,7 @@ from cli.forecast import Forecast
 from cli.standstill import goes_on, is_paused, reasons
 from cli.teller import Teller, shortened
 from promptmill.engine import Database
-from promptmill.errors import UsageError
+from promptmill.errors import NotNow, UsageError
 from promptmill.handling import priority_number
 from promptmill.intake import Source, Terms, take_in
 from promptmill.job import BatchState
@@ -39,6 +39,7 @@ from promptmill.jsonl import open_input
 from promptmill.request import Defaults
 from promptmill.settings import Settings, load
 from promptmill.store import batches, lanes, results
+from promptmill.store.admissions import HELD_SECONDS
 from promptmill.store.batches import BatchRow
 from worker.attempt import Desk
 from worker.drain import Drain, DrainTerms
@@ -292,8 +293,14 @@ async def _earlier(db: Database, key: str, options: RunOptions) -> BatchRow | No
     found = await batches.by_run_key(db, key)
     if found is None:
         return None
-    if found.state is BatchState.VALIDATING:
-        await batches.discard(db, batch_id=found.id)  # its intake died half way
+    if found.state is BatchState.VALIDATING:  # its intake died half way
+        if db.is_sqlite:  # on which one command works at a time
+            await batches.discard(db, batch_id=found.id)
+        elif not await batches.discard_left(db, found, now=time.time()):
+            raise NotNow(
+                f"another command is reading the same input, as {found.public_id}; where it was killed, try again "
+                f"{HELD_SECONDS:g} s later"
+            )
         return None
     if options.fresh:
         await batches.forget_run(db, batch_id=found.id)
@@ -349,6 +356,9 @@ async def _finish(
     standing = await reasons(db, batch, now=time.time(), option=f" --db {shlex.quote(tell.database(db))}")
     for line in (*standing, *([f"and then: {tell.command_line()}"] if standing else [])):
         tell.say(line)
+    if batch.cancelled and batch.finished_at is not None:
+        again = f"promptmill retry {batch.public_id} --cancelled --db {shlex.quote(tell.database(db))}"
+        tell.say(f"run those that were cancelled with: {again}, and then: {tell.command_line()}")
     if not options.out and batch.done:
         tell.say(f"answers are in {tell.database(db)}; print them with: promptmill results --db {tell.database(db)}")
     return code

@@ -112,10 +112,13 @@ def submit(
 
 
 def _told(jobs: int, db: str | None, settings: Settings, batch: BatchRow, expected: Outlook | None = None) -> None:
+    # Who works them needs the same upstreams: jobs are bound to those of whoever submits.
+    where = ", ".join(sorted(upstream.url for upstream in settings.upstreams))
+    told = f"{jobs:,} jobs enqueued for {where}"
     if ring(db) or settings.redis_url is None:
-        print(f"{jobs:,} jobs enqueued", file=sys.stderr)
+        print(told, file=sys.stderr)
     else:
-        print(f"{jobs:,} jobs enqueued; Redis is away, so workers find them by polling", file=sys.stderr)
+        print(f"{told}; Redis is away, so workers find them by polling", file=sys.stderr)
     if expected is not None:
         print(sentence(expected), file=sys.stderr)
     print(batch.public_id)
@@ -151,5 +154,7 @@ async def _seal(reference: str, option: str | None) -> str:
         found = await batches.find(db, reference)
         if found.is_inbox:
             raise NotNow(f"{found.public_id} holds jobs that were submitted singly; its server seals it")
-        await batches.seal_batch(db, batch_id=found.id, now=time.time())
+        now = time.time()
+        batches.refuse_left(found, now)
+        await batches.seal_batch(db, batch_id=found.id, now=now)
         return found.public_id

@@ -145,6 +145,8 @@ class _Kept:
             if not self.first_ready.done():
                 self.first_ready.set_exception(CannotStart(self._with_last_lines(ended)))
                 return
+            if not self.first_ready.cancelled() and self.first_ready.exception() is not None:
+                return  # it could not be asked whether it is ready, which whoever starts it has been told
             wait = self._back_off.next(wait, time.monotonic() - began)
             await self._log.say(f"{self.program.name} {ended}; it is started again in {wait:g} s")
             with suppress(TimeoutError):

@@ -93,11 +93,12 @@ def set_tenant(
 
 async def _set(name: str, wanted: TenantChange, option: str | None) -> None:
     async with existing_database(option) as db:
-        tenant_id = await tenant_store.ensure(db, name, now=time.time())
         try:
-            await tenant_terms.change(db, tenant_id=tenant_id, wanted=wanted)
+            tenant_terms.check_change(wanted)  # before one of a new name is made
         except UsageError as error:
             raise by_flag(error) from None
+        tenant_id = await tenant_store.ensure(db, name, now=time.time())
+        await tenant_terms.change(db, tenant_id=tenant_id, wanted=wanted)
 
 
 @tenants.command()
@@ -123,4 +124,4 @@ def resume(name: _Name, *, db: _Db = None) -> None:
 
 async def _resume(name: str, option: str | None) -> None:
     async with existing_database(option) as db:
-        await pauses.resume(db, What.TENANT, (await tenant_terms.find(db, name)).id)
+        await pauses.resume(db, What.TENANT, (await tenant_terms.find(db, name)).id, now=time.time())

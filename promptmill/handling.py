@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from promptmill.errors import UsageError
-from promptmill.priority import CLASSES, INTERACTIVE, LOWEST
+from promptmill.priority import CLASSES, HIGHEST, LOWEST
 
 MAX_WINDOW_SECONDS: Final = 365 * 86_400
 #: As long as it takes.
@@ -98,18 +98,13 @@ def deadline(window: str, *, made_at: float, not_before: float | None) -> float 
 
 
 def priority_number(value: int | str) -> int:
-    """The priority's number, where a class's name will do. Raises UsageError.
-
-    The interactive class is the gateway's: whoever waits goes first.
-    """
+    """The priority's number, where a class's name will do. Raises UsageError."""
     try:
         number = CLASSES[value] if isinstance(value, str) and value in CLASSES else int(value)
     except ValueError:
         raise UsageError(
             f"priority must be an integer or one of {', '.join(CLASSES)}, not {str(value)[:40]!r}"
         ) from None
-    if number == INTERACTIVE:
-        return INTERACTIVE - 1
-    if not LOWEST <= number < INTERACTIVE:
-        raise UsageError(f"priority must lie between {LOWEST} and {INTERACTIVE - 1}, not {number}")
+    if not LOWEST <= number <= HIGHEST:
+        raise UsageError(f"priority must lie between {LOWEST} and {HIGHEST}, not {number}")
     return number

@@ -26,7 +26,7 @@ from promptmill.jsonl import InputFormat, Line, detect_format
 from promptmill.request import Defaults, Form, ParsedLine
 from promptmill.settings import Settings
 from promptmill.store import batches, changes
-from promptmill.store.batches import BatchRow
+from promptmill.store.batches import BatchRow, refuse_left
 from promptmill.store.rows import last_within
 from promptmill.tables import batch_lanes, file_parts, files, jobs, results
 from promptmill.tables import batches as batch_rows
@@ -48,10 +48,12 @@ _TURN_SECONDS: Final = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What came of it: jobs that start again, and those that keep their result, since their line is not accepted."""
+    """What came of it: jobs that start again, those that keep their result, since their line is not accepted, and of
+    those that were named the ones that had succeeded."""
 
     retried: int = 0
     left: int = 0
+    succeeded: int = 0
 
 
 async def start_again(
@@ -66,32 +68,37 @@ async def start_again(
     """Finished jobs of the batch in these states (and, where given, at these positions) → ready.
 
     The batch is in progress again, without a deadline that has passed. Raises NotNow where it is being read in, is
-    being cancelled, or failed as a whole; NotFound.
+    being cancelled (also when that is asked for while many move), or failed as a whole; NotFound.
     """
     batch = await batches.get(db, batch_id)
+    refuse_left(batch, clock())
     _refuse(batch)
     chosen = AGAIN & set(states)
+    succeeded = 0 if positions is None else await _succeeded(db, batch_id, positions)
     retrial = _Retrial(db, settings, batch, clock)
-    retried = left = 0
+    left = 0
     held: list[_Job] = []
-    moving: asyncio.Task[int] | None = None  # while one group moves the next one is checked
+    moving: asyncio.Task[None] | None = None  # while one group moves the next one is checked
     try:
         async for rows in _finished(db, batch_id, chosen, positions):
             taken = await retrial.checked(rows)
             left += len(rows) - len(taken)
             held += taken
             if len(held) >= _MOVED_AT_ONCE:
-                retried += 0 if moving is None else await moving
+                if moving is not None:
+                    await moving
                 moving = asyncio.create_task(retrial.move(held))
                 held = []
-        retried += 0 if moving is None else await moving
-        retried += await retrial.move(held) if held else 0
+        if moving is not None:
+            await moving
+        if held:
+            await retrial.move(held)
     finally:
         if moving is not None:
             await asyncio.gather(moving, return_exceptions=True)
     if retrial.has_lost_deadline:
         await changes.spread_deadline(db, batch_id=batch_id)
-    return Again(retried, left)
+    return Again(retrial.moved, left, succeeded)
 
 
 def _refuse(batch: BatchRow) -> None:
@@ -99,6 +106,14 @@ def _refuse(batch: BatchRow) -> None:
         raise NotNow(f"{batch.public_id} has failed: its lines were wrong, so there is no job to try again")
     if batch.state not in _MAY_GO_ON:
         raise NotNow(f"{batch.public_id} is {batch.state.value}; try its jobs again when that has ended")
+
+
+async def _succeeded(db: Database, batch_id: int, positions: Sequence[int]) -> int:
+    """How many of these did: they are not tried again."""
+    theirs = sa.and_(results.c.batch_id == batch_id, results.c.state == State.SUCCEEDED.value)
+    statement = sa.select(sa.func.count()).where(theirs, db.any_of(results.c.position, positions))
+    async with db.read() as connection:
+        return int((await connection.execute(statement)).scalar_one())
 
 
 async def _finished(
@@ -116,7 +131,7 @@ async def _finished(
     sizes = sa.select(results.c.position, sa.func.length(file_parts.c.data)).join(file_parts, lines).where(*theirs)
     content = (
         sa.select(
-            results.c.position, results.c.state, results.c.job_id, results.c.epoch, results.c.lane_id,
+            results.c.id, results.c.position, results.c.state, results.c.job_id, results.c.epoch, results.c.lane_id,
             results.c.file_id, results.c.part, results.c.error_code,
             file_parts.c.line, file_parts.c.form, file_parts.c.encoding, file_parts.c.data,
         )
@@ -141,6 +156,7 @@ async def _finished(
 class _Job:
     """A result that is to be a job again, and what its line says by now."""
 
+    result_id: int  # never used twice: while it is there, nobody else has taken the job back
     position: int
     was: State
     job_id: int  # 0: it never was a job
@@ -161,6 +177,8 @@ class _Retrial:
 
     def __init__(self, db: Database, settings: Settings, batch: BatchRow, clock: Callable[[], float]) -> None:
         self.has_lost_deadline = False
+        self.moved = 0
+        self._cancelled_at = batch.cancelling_at
         self._db = db
         self._batch = batch
         self._clock = clock
@@ -199,8 +217,8 @@ class _Retrial:
             if isinstance(lane_id, LineError):
                 return None
         return _Job(
-            position=row.position, was=was, job_id=row.job_id, epoch=row.epoch, file_id=row.file_id, part=row.part,
-            line=line.number, lane_id=lane_id, parsed=parsed,
+            result_id=row.id, position=row.position, was=was, job_id=row.job_id, epoch=row.epoch, file_id=row.file_id,
+            part=row.part, line=line.number, lane_id=lane_id, parsed=parsed,
         )  # fmt: skip
 
     async def _format(self, row: Any, was: State) -> InputFormat:
@@ -235,32 +253,42 @@ class _Retrial:
             kept.append(job)
         return kept
 
-    async def move(self, group: Sequence[_Job]) -> int:
-        """Results → jobs, in one transaction; returns how many were still there. Raises NotNow."""
+    async def move(self, group: Sequence[_Job]) -> None:
+        """Results → jobs, in one transaction: those that are still what was read. Raises NotNow."""
         now, db = self._clock(), self._db
-        by_position = {job.position: job for job in group}
+        by_result = {job.result_id: job for job in group}
         async with db.write() as connection:
             batch = await batches.locked(connection, self._batch.id)  # before its results change, as everybody does
+            self._refuse_cancelled(batch)
             _refuse(batch)
             is_late = batch.deadline is not None and batch.deadline <= now
             self.has_lost_deadline |= is_late
             gone = (
                 sa.delete(results)
-                .where(results.c.batch_id == batch.id, db.any_of(results.c.position, by_position))
-                .where(results.c.state.in_([state.value for state in AGAIN]))
-                .returning(results.c.position, results.c.state)
+                .where(results.c.batch_id == batch.id, db.any_of(results.c.id, by_result))
+                .returning(results.c.id)
             )
-            was = {position: State(state) for position, state in await connection.execute(gone)}
-            moved = [by_position[position] for position in sorted(was)]
+            taken = [by_result[id_] for id_ in (await connection.execute(gone)).scalars()]
+            moved = sorted(taken, key=lambda job: job.position)
             await self._insert(connection, moved, now, None if is_late else batch.deadline)
             goes_on: dict[str, Any] = {
                 "state": BatchState.IN_PROGRESS, "finished_at": None, "cancelling_at": None, "aborts_calls": False,
                 **({"deadline": None} if is_late else {}),
-                **{state.value: batch_rows.c[state.value] - n for state, n in Counter(was.values()).items()},
+                **{state.value: batch_rows.c[state.value] - n for state, n in Counter(j.was for j in moved).items()},
             }  # fmt: skip
             if moved:
                 await connection.execute(sa.update(batch_rows).where(batch_rows.c.id == batch.id).values(goes_on))
-        return len(moved)
+        if moved:
+            self.moved += len(moved)
+            self._cancelled_at = None
+
+    def _refuse_cancelled(self, batch: BatchRow) -> None:
+        """Whoever cancelled it after the first look wants it to stop, jobs that started again as well."""
+        if batch.cancelling_at is not None and batch.cancelling_at != self._cancelled_at:
+            raise NotNow(
+                f"{batch.public_id} was cancelled meanwhile: {self.moved:,} jobs were started again before that, and "
+                "no more are"
+            )
 
     async def _insert(
         self, connection: AsyncConnection, moved: Sequence[_Job], now: float, deadline: float | None

@@ -8,8 +8,8 @@ can end.
 import asyncio
 import dataclasses
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -30,6 +30,7 @@ from promptmill.request import Defaults, ParsedLine
 from promptmill.settings import Settings
 from promptmill.store import files
 from promptmill.store.batches import BatchRow, NewBatch, insert_batch, seal_batch
+from promptmill.store.rows import batch_in
 from promptmill.tables import batch_lanes, batches, file_parts, held_requests, job_notes, jobs
 
 log = logging.getLogger("promptmill.intake")
@@ -74,7 +75,6 @@ class Submitted:
 class _Open:
     batch: BatchRow
     next_position: int
-    lanes: set[int] = dataclasses.field(default_factory=set)
 
 
 #: What is to be written with jobs, in the transaction that makes them.
@@ -195,9 +195,12 @@ class Inbox:
             by_inbox: dict[tuple[int, int], list[int]] = defaultdict(list)
             for index, submission in enumerate(group):
                 by_inbox[submission.tenant_id, submission.priority].append(index)
-            inboxes = [(await self._inbox(connection, *place, now), theirs) for place, theirs in by_inbox.items()]
-            for opened, indexes in sorted(inboxes, key=_lock_order):
-                first = await _positions(connection, opened, len(indexes))
+            await self._lock(connection, by_inbox, now)
+            inboxes = [
+                (await self._inbox(connection, *place, now), place, theirs) for place, theirs in by_inbox.items()
+            ]
+            for known, place, indexes in sorted(inboxes, key=_lock_order):
+                opened, first = await self._taken_in(connection, known, place, len(indexes), now)
                 for position, index in enumerate(indexes, first):
                     submission = group[index]
                     rows.add(submission, opened, position, now)
@@ -205,7 +208,9 @@ class Inbox:
                     made[index] = Submitted(key, job_public_id(opened.batch.public_id, position), None)
                     if submission.fingerprint is not None:
                         held.append(self._held(submission, key, now))
-                await self._use_lanes(connection, opened, {group[index].lane_id for index in indexes})
+                on_lanes = Counter(group[index].lane_id for index in indexes)
+                sums = [(opened.batch.id, lane_id, count) for lane_id, count in sorted(on_lanes.items())]
+                await self._db.add_up(connection, batch_lanes, sums)
             await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows.parts)
             await self._db.insert(connection, jobs, JOB_COLUMNS, rows.jobs)
             if rows.notes:
@@ -226,10 +231,30 @@ class Inbox:
             "position": key[1], "holder": self._holder, "created_at": now,
         }  # fmt: skip
 
+    async def _lock(self, connection: AsyncConnection, places: Iterable[tuple[int, int]], now: float) -> None:
+        """Where inboxes are to be sealed: all of them and those that go on, in the order in which everybody locks."""
+        known = [opened for place in places if (opened := self._open.get(place)) is not None]
+        if len(known) > 1 and any(_is_over(opened, now) for opened in known):
+            ids = [opened.batch.id for opened in known]
+            statement = sa.select(batches.c.id).where(self._db.any_of(batches.c.id, ids)).order_by(batches.c.id)
+            await connection.execute(statement.with_for_update())
+
+    async def _taken_in(
+        self, connection: AsyncConnection, known: _Open, place: tuple[int, int], count: int, now: float
+    ) -> tuple[_Open, int]:
+        """The inbox that takes so many jobs, and the first of their positions: a new one where somebody ended this one,
+        since what is added to that would never run."""
+        opened = known
+        while (first := await _positions(connection, opened, count)) is None:
+            log.warning("%s takes no more jobs: somebody ended it; a new inbox is begun", opened.batch.public_id)
+            del self._open[place]
+            opened = await self._inbox(connection, *place, now)  # nobody else sees it yet: it is in no ring of locks
+        return opened, first
+
     async def _inbox(self, connection: AsyncConnection, tenant_id: int, priority: int, now: float) -> _Open:
         opened = self._open.get((tenant_id, priority))
         if opened is not None:
-            if opened.next_position < INBOX_JOBS and now - opened.batch.created_at < INBOX_SECONDS:
+            if not _is_over(opened, now):
                 return opened
             await seal_batch(self._db, batch_id=opened.batch.id, now=now, connection=connection)
         file_id = await files.insert_file(connection, filename=SOURCE, purpose="_inbox", tenant_id=tenant_id, now=now)
@@ -241,17 +266,14 @@ class Inbox:
         opened = self._open[tenant_id, priority] = _Open(batch, 0)
         return opened
 
-    async def _use_lanes(self, connection: AsyncConnection, opened: _Open, lane_ids: set[int]) -> None:
-        fresh = sorted(lane_ids - opened.lanes)
-        if fresh:
-            rows = [{"batch_id": opened.batch.id, "lane_id": lane_id, "total": 0} for lane_id in fresh]
-            await connection.execute(sa.insert(batch_lanes), rows)
-            opened.lanes.update(fresh)
+
+def _is_over(opened: _Open, now: float) -> bool:
+    return opened.next_position >= INBOX_JOBS or now - opened.batch.created_at >= INBOX_SECONDS
 
 
-def _lock_order(pair: tuple[_Open, list[int]]) -> int:
+def _lock_order(wanted: tuple[_Open, tuple[int, int], list[int]]) -> int:
     """Everybody locks batches in the order of their ids, so nobody waits for each other in a ring."""
-    return pair[0].batch.id
+    return wanted[0].batch.id
 
 
 class _Rows:
@@ -278,15 +300,18 @@ class _Rows:
             self.notes.append({"batch_id": batch.id, "position": position, "created_at": now, "metadata": noted})
 
 
-async def _positions(connection: AsyncConnection, opened: _Open, count: int) -> int:
-    """Take so many positions; returns the first. The batch's total is what says which are taken."""
+async def _positions(connection: AsyncConnection, opened: _Open, count: int) -> int | None:
+    """Take so many positions; returns the first. The batch's total is what says which are taken. None: it takes no
+    jobs any more."""
     statement = (
         sa.update(batches)
-        .where(batches.c.id == opened.batch.id)
+        .where(batches.c.id == opened.batch.id, batches.c.is_open, batch_in(BatchState.IN_PROGRESS))
         .values(total=batches.c.total + count)
         .returning(batches.c.total)
     )
-    after = int((await connection.execute(statement)).scalar_one())
+    after: int | None = (await connection.execute(statement)).scalar()
+    if after is None:
+        return None
     opened.next_position = after
     return after - count
 

@@ -2,9 +2,11 @@
 
 Memory stays flat: a few thousand lines are held at once, however long the input is. The batch is VALIDATING while its
 lines come in, so none of its jobs can be claimed; it opens when every line is good, and is removed when one is not.
+It is held as those of the HTTP door are (`admissions`), so that it can be seen when its reader is gone.
 """
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +15,18 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.content import pack
 from promptmill.engine import Database
-from promptmill.errors import InputError, LineError
+from promptmill.errors import InputError, LineError, NotNow
 from promptmill.handling import Handling
 from promptmill.intake.checker import Checker
 from promptmill.intake.rows import INVALID_COLUMNS, JOB_COLUMNS, Row, invalid_row, job_row
 from promptmill.jsonl import DuplicateFinder, Line, detect_format, read_lines
 from promptmill.request import Defaults
 from promptmill.settings import Settings
-from promptmill.store import batches, files
+from promptmill.store import admissions, batches, files
 from promptmill.store.batches import BatchRow, NewBatch
 from promptmill.tables import DEFAULT_TENANT, file_parts, jobs, results
 
@@ -83,8 +86,11 @@ async def take_in(
     """Read, check and store an input as an open batch. `progress` is told the number of lines so far.
 
     Raises InputError when lines are wrong (all of them are looked at first) and `skip_bad_lines` is not set; then
-    nothing of the input is kept. Raises UsageError when the input cannot be read.
+    nothing of the input is kept. Raises UsageError when the input cannot be read; NotNow when the batch was cancelled
+    meanwhile, since nothing was heard from here for a while.
     """
+    batches.check_deadline(terms.deadline)
+    holder = f"{admissions.COMMAND}{secrets.token_hex(8)}"
     file_id = await files.create(db, filename=source.name, purpose="batch", tenant_id=terms.tenant_id, now=clock())
     new = NewBatch(
         file_id=file_id,
@@ -98,20 +104,26 @@ async def take_in(
         handling=terms.handling,
         tenant_id=terms.tenant_id,
         is_open=terms.is_open,
+        validator=holder,
+        validator_until=clock() + admissions.HELD_SECONDS,
     )
     batch = await batches.create(db, new, now=clock())
-    intake = _Intake(db, settings, source, terms, batch, clock)
+    intake = _Intake(db, settings, source, terms, batch, clock, holder)
     try:
-        await intake.read(progress)
-        await intake.refuse_duplicates()
-        intake.approve()
-    except BaseException:
-        await batches.discard(db, batch_id=batch.id)
-        raise
-    await files.sealed(db, file_id=file_id, size_bytes=intake.size_bytes, parts=intake.lines)
-    await batches.open_(
-        db, batch_id=batch.id, jobs_by_lane=+intake.jobs_by_lane, invalid=intake.error_count, now=clock()
-    )
+        try:
+            await intake.read(progress)
+            await intake.refuse_duplicates()
+            intake.approve()
+        except BaseException:
+            await batches.discard(db, batch_id=batch.id)
+            raise
+        await files.sealed(db, file_id=file_id, size_bytes=intake.size_bytes, parts=intake.lines)
+        await batches.open_(
+            db, batch_id=batch.id, jobs_by_lane=+intake.jobs_by_lane, invalid=intake.error_count, holder=holder,
+            now=clock(),
+        )  # fmt: skip
+    except admissions.Lost:
+        raise NotNow(f"{batch.public_id} was cancelled while its lines were read; nothing of it was sent") from None
     opened = await batches.get(db, batch.id)
     return Taken(opened, intake.jobs_by_lane.total(), tuple(intake.errors), intake.error_count)
 
@@ -121,7 +133,7 @@ class _Intake:
 
     def __init__(
         self, db: Database, settings: Settings, source: Source, terms: Terms, batch: BatchRow,
-        clock: Callable[[], float],
+        clock: Callable[[], float], holder: str,
     ) -> None:  # fmt: skip
         self.errors: list[LineError] = []
         self.error_count = 0
@@ -134,6 +146,7 @@ class _Intake:
         self._terms = terms
         self._batch = batch
         self._clock = clock
+        self._holder = holder
         self._duplicates = DuplicateFinder()
         self._checker = Checker(
             db, settings, terms.defaults,
@@ -198,8 +211,13 @@ class _Intake:
         rows.parts.append((file_id, position, line.number, None, None, *pack(line.data)))
         rows.invalid.append(invalid_row(self._batch.id, position, file_id, error, now))
 
+    async def _hold(self, connection: AsyncConnection) -> None:
+        """Raises admissions.Lost."""
+        await admissions.hold(connection, batch_id=self._batch.id, holder=self._holder, now=self._clock())
+
     async def _write(self, rows: "_Rows") -> None:
         async with self._db.write() as connection:
+            await self._hold(connection)
             await self._db.insert(connection, file_parts, files.PART_COLUMNS, rows.parts)
             await self._db.insert(connection, jobs, JOB_COLUMNS, rows.jobs)
             await self._db.insert(connection, results, INVALID_COLUMNS, rows.invalid)
@@ -246,6 +264,7 @@ class _Intake:
                     .returning(jobs.c.position, jobs.c.lane_id)
                 )
                 row = (await connection.execute(gone)).one_or_none()
+                await self._hold(connection)  # after its job, as everywhere: see `records`
                 if row is None:
                     return
                 self.jobs_by_lane[row.lane_id] -= 1

@@ -2,7 +2,8 @@
 
 One process at a time holds such a batch, for as long as it says so now and then. Whatever it writes is conditional on
 holding it still: who lost it (its process stood still, the batch was cancelled) writes nothing more. A batch that
-nobody holds is taken over and begun anew.
+nobody holds is taken over and begun anew; but where a command reads the lines from its own input, nobody else can, and
+what is left of it is removed when somebody cancels it.
 """
 
 from collections.abc import AsyncIterator
@@ -13,12 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
 from promptmill.job import BatchState
-from promptmill.store.pauses import What, resume_in
+from promptmill.store.pauses import What, forget_in
 from promptmill.store.rows import batch_in, last_within
 from promptmill.tables import batch_lanes, batches, file_parts, jobs, results
 
 #: Who says nothing for so long has lost the batch.
 HELD_SECONDS: Final = 20.0
+
+#: What the names of holders begin with that are commands.
+COMMAND: Final = "command:"
 
 #: What the run keys of batches begin with that a schedule made.
 RUN_KEY: Final = "fire:"
@@ -34,8 +38,11 @@ class Lost(Exception):  # noqa: N818 - a fact: somebody else has the batch now
     """The batch is not held any more; whatever was to be written was not."""
 
 
-#: What the command line makes of a file is read in by itself, and is not anybody's to take over.
-_HELD: Final = sa.or_(batches.c.dialect.is_not(None), batches.c.validator_until.is_not(None))
+#: What a command makes of a file is read in by itself, and is not anybody's to take over.
+_ANYBODYS: Final = sa.and_(
+    sa.or_(batches.c.dialect.is_not(None), batches.c.validator_until.is_not(None)),
+    sa.not_(sa.func.coalesce(batches.c.validator, "").startswith(COMMAND)),
+)
 
 
 async def left(db: Database, *, now: float, made_by_schedules: bool = False) -> list[int]:
@@ -46,10 +53,8 @@ async def left(db: Database, *, now: float, made_by_schedules: bool = False) -> 
 
 def free(now: float, *, made_by_schedules: bool = False) -> "sa.Select[int]":
     """The same as a statement."""
-    # What the command line makes of a file is read in by itself, and is not anybody's to take over.
-    held = sa.or_(batches.c.dialect.is_not(None), batches.c.validator_until.is_not(None))
     statement = sa.select(batches.c.id).where(
-        batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), held,
+        batches.c.finished_at.is_(None), batch_in(BatchState.VALIDATING), _ANYBODYS,
         sa.func.coalesce(batches.c.validator_until, 0.0) <= now,
     )  # fmt: skip
     if made_by_schedules:
@@ -144,13 +149,13 @@ async def end(db: Database, *, batch_id: int, holder: str, state: BatchState, er
         await hold(connection, batch_id=batch_id, holder=holder, now=now)
         ended = {"state": state, "errors": errors, "finished_at": now, "is_open": False, "validator_until": None}
         await connection.execute(sa.update(batches).where(batches.c.id == batch_id).values(ended))
-        await resume_in(connection, What.BATCH, batch_id)
+        await forget_in(connection, What.BATCH, batch_id)
 
 
 async def stop(db: Database, *, batch_id: int, now: float) -> bool:
     """Somebody asks that it be cancelled: whoever holds it loses it. False when it is not validating any more, or is
     read in by a command."""
     async with db.write() as connection:
-        theirs = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING), _HELD)
+        theirs = sa.update(batches).where(batches.c.id == batch_id, batch_in(BatchState.VALIDATING), _ANYBODYS)
         asked = {"cancelling_at": now, "validator": None, "validator_until": 0.0}
         return (await connection.execute(theirs.values(asked))).rowcount > 0

@@ -1,6 +1,8 @@
 """Jobs submitted together: made while their input is read, opened when all of it is good, closed when all is done."""
 
 import dataclasses
+import math
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +12,22 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
-from promptmill.errors import NotFound
+from promptmill.errors import NotFound, NotNow, UsageError
 from promptmill.handling import FIELDS as HANDLING_FIELDS
 from promptmill.handling import AfterCanary, Handling
 from promptmill.job import BATCH_ACTIVE, BatchState, State
-from promptmill.store.pauses import What, resume_in
+from promptmill.store import admissions
+from promptmill.store.admissions import COMMAND, HELD_SECONDS
+from promptmill.store.pauses import What, forget_in
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state, is_public_id, new_public_id
 from promptmill.tables import DEFAULT_TENANT, attempts, batch_lanes, batches, file_parts, files, jobs, lanes, results
 
 #: Inboxes are sealed by their process much sooner.
 ABANDONED_INBOX_SECONDS: Final = 7_200.0
+_PREFIX: Final = "batch_"
+#: The year 9999: no calendar has a word for what is later.
+LATEST: Final = 253_402_300_799.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,18 @@ class BatchRow:
     canary_until: int | None  # the last position of the canary, while it is not decided
     not_before: float | None
     aborts_calls: bool
+    validator: str | None  # who reads its lines in, and until when that is believed
+    validator_until: float | None
+
+    def is_left(self, now: float) -> bool:
+        """Was it read in by a command that is gone? Then nobody goes on with it."""
+        if self.state is not BatchState.VALIDATING:
+            return False
+        if self.validator is not None and self.validator.startswith(COMMAND):
+            return (self.validator_until or 0.0) <= now
+        # Commands of versions before held nothing.
+        is_commands = self.dialect is None and self.validator_until is None
+        return is_commands and self.created_at <= now - HELD_SECONDS
 
     @property
     def handling(self) -> Handling:
@@ -119,6 +138,21 @@ class NewBatch:
     validator_until: float | None = None
 
 
+def refuse_left(batch: BatchRow, now: float) -> None:
+    """Raise NotNow for a batch that nobody reads in any more."""
+    if batch.is_left(now):
+        raise NotNow(
+            f"nothing was heard lately from the command that reads the lines of {batch.public_id}; if it is gone, "
+            f"remove the batch, of which nothing was sent: promptmill cancel {batch.public_id}"
+        )
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Raise UsageError for what is no moment that anybody could write."""
+    if deadline is not None and not (math.isfinite(deadline) and 0 <= deadline <= LATEST):
+        raise UsageError("deadline must be a moment up to the year 9999")
+
+
 async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
     """→ validating: its jobs can be added, and none can be claimed."""
     async with db.write() as connection:
@@ -126,12 +160,13 @@ async def create(db: Database, new: NewBatch, *, now: float) -> BatchRow:
 
 
 async def insert_batch(connection: AsyncConnection, new: NewBatch, *, state: BatchState, now: float) -> BatchRow:
-    """A new batch, in the caller's transaction."""
+    """A new batch, in the caller's transaction. Raises UsageError for a deadline that is none."""
+    check_deadline(new.deadline)
     given = dataclasses.asdict(new)
     statement = sa.insert(batches).values(
         **given.pop("handling"),
         **given,
-        public_id=new_public_id("batch_"),
+        public_id=new_public_id(_PREFIX),
         state=state,
         created_at=now,
         in_progress_at=now if state is BatchState.IN_PROGRESS else None,
@@ -150,9 +185,14 @@ async def seal_batch(db: Database, *, batch_id: int, now: float, connection: Asy
     await close_if_done(connection, batch_id, now)
 
 
-async def open_(db: Database, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, now: float) -> None:
-    """validating → in_progress: everything was read and is good; claims may begin. Empty ones are complete at once."""
+async def open_(
+    db: Database, *, batch_id: int, jobs_by_lane: Mapping[int, int], invalid: int, holder: str | None = None, now: float
+) -> None:
+    """validating → in_progress: everything was read and is good; claims may begin. Empty ones are complete at once.
+    Raises admissions.Lost where it is not the holder's any more."""
     async with db.write() as connection:
+        if holder is not None:
+            await admissions.hold(connection, batch_id=batch_id, holder=holder, now=now)
         await open_batch(connection, batch_id=batch_id, jobs_by_lane=jobs_by_lane, invalid=invalid, now=now)
 
 
@@ -216,12 +256,24 @@ async def discard(db: Database, *, batch_id: int) -> None:
         for table in (jobs, results, attempts, batch_lanes):
             await connection.execute(sa.delete(table).where(table.c.batch_id == batch_id))
         await connection.execute(sa.delete(batches).where(batches.c.id == batch_id))
-        await resume_in(connection, What.BATCH, batch_id)
+        await forget_in(connection, What.BATCH, batch_id)
         if file_id is not None:
             shared = sa.select(batches.c.id).where(batches.c.file_id == file_id).limit(1)
             if (await connection.execute(shared)).scalar() is None:
                 await connection.execute(sa.delete(file_parts).where(file_parts.c.file_id == file_id))
                 await connection.execute(sa.delete(files).where(files.c.id == file_id))
+
+
+async def discard_left(db: Database, batch: BatchRow, *, now: float) -> bool:
+    """Remove a batch that was read in by a command that is gone; False where it is not such a one."""
+    if not batch.is_left(now):
+        return False
+    # Held first: should the command only have stood still, it finds that it has lost the batch, and writes no more.
+    holder = f"{COMMAND}{secrets.token_hex(8)}"
+    if not await admissions.take(db, batch_id=batch.id, holder=holder, now=now):
+        return False
+    await discard(db, batch_id=batch.id)
+    return True
 
 
 async def forget_run(db: Database, *, batch_id: int) -> None:
@@ -248,10 +300,13 @@ async def locked(connection: AsyncConnection, batch_id: int) -> BatchRow:
     return _row(row)
 
 
-async def find(db: Database, reference: str | None) -> BatchRow:
-    """The batch with this public id (a unique beginning will do), or the newest one. Raises NotFound."""
+async def find(db: Database, reference: str | None, *, only_looks: bool = False) -> BatchRow:
+    """The batch with this public id (a unique beginning will do), or the newest one. Raises NotFound, also for a
+    beginning that all ids have, but for who `only_looks`: rather than a wish it is a variable that is not set."""
     newest = sa.select(*_COLUMNS).order_by(batches.c.id.desc()).limit(2)
     if reference is not None:
+        if not reference or (reference == _PREFIX and not only_looks):
+            raise NotFound(f"{reference!r} names no batch; give its id, or how that begins")
         newest = newest.where(batches.c.public_id.startswith(reference, autoescape=True))
     async with db.read() as connection:
         rows = (await connection.execute(newest)).all()
@@ -262,14 +317,27 @@ async def find(db: Database, reference: str | None) -> BatchRow:
     return _row(rows[0])
 
 
-async def by_public_id(db: Database, public_id: str, *, tenant_id: int) -> BatchRow | None:
-    """The batch of this tenant with this public id."""
+async def by_public_id(db: Database, public_id: str, *, tenant_id: int | None) -> BatchRow | None:
+    """The batch of this tenant, or of any where that is None, with this public id."""
     if not is_public_id(public_id):
         return None
-    statement = sa.select(*_COLUMNS).where(batches.c.public_id == public_id, batches.c.tenant_id == tenant_id)
+    statement = sa.select(*_COLUMNS).where(batches.c.public_id == public_id)
+    if tenant_id is not None:
+        statement = statement.where(batches.c.tenant_id == tenant_id)
     async with db.read() as connection:
         row = (await connection.execute(statement)).one_or_none()
     return None if row is None else _row(row)
+
+
+async def with_jobs_at(db: Database, batch_id: int, positions: Sequence[int]) -> set[int]:
+    """Those of these positions at which the batch has a job, finished or not: an empty line of its file had none."""
+    found: set[int] = set()
+    async with db.read() as connection:
+        for table in (results, jobs):
+            statement = sa.select(table.c.position).where(table.c.batch_id == batch_id)
+            rows = await connection.execute(statement.where(db.any_of(table.c.position, positions)))
+            found.update(rows.scalars())
+    return found
 
 
 async def by_run_key(db: Database, run_key: str) -> BatchRow | None:

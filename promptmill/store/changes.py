@@ -16,7 +16,7 @@ from promptmill.engine import Database
 from promptmill.errors import NotNow, UsageError
 from promptmill.handling import AfterCanary
 from promptmill.job import BATCH_FINISHED, BatchState
-from promptmill.store.batches import BatchRow, canary_until, locked
+from promptmill.store.batches import BatchRow, canary_until, check_deadline, locked, refuse_left
 from promptmill.tables import batches, jobs
 
 _ROWS_AT_ONCE: Final = 5_000
@@ -60,7 +60,7 @@ async def change(db: Database, *, batch_id: int, wanted: Change, now: float) -> 
     async with db.write() as connection:
         batch = await locked(connection, batch_id)
         values = wanted.given
-        _refuse_late(batch, values)
+        _refuse_late(batch, values, now)
         _set_deadline(batch, values, now)
         handled = {name: value for name, value in values.items() if name in handling.FIELDS}
         handling.check(replace(batch.handling, **handled))
@@ -75,7 +75,8 @@ async def change(db: Database, *, batch_id: int, wanted: Change, now: float) -> 
     return "deadline" in values
 
 
-def _refuse_late(batch: BatchRow, values: dict[str, Any]) -> None:
+def _refuse_late(batch: BatchRow, values: dict[str, Any], now: float) -> None:
+    refuse_left(batch, now)
     if batch.state in BATCH_FINISHED or batch.state is BatchState.CANCELLING:
         raise NotNow(f"{batch.public_id} is {batch.state.value}; only a batch that is to go on can be changed")
     if batch.state is BatchState.VALIDATING and {"deadline", "completion_window"} & values.keys():
@@ -83,13 +84,14 @@ def _refuse_late(batch: BatchRow, values: dict[str, Any]) -> None:
 
 
 def _set_deadline(batch: BatchRow, values: dict[str, Any], now: float) -> None:
-    """Say the window as a moment. Raises UsageError for one that has passed."""
+    """Say the window as a moment. Raises UsageError for one that has passed, or is none."""
     if "completion_window" in values:
         if "deadline" in values:
             raise UsageError("deadline and completion_window say the same; give one of them")
         values["deadline"] = handling.deadline(
             values["completion_window"], made_at=batch.created_at, not_before=values.get("not_before", batch.not_before)
         )
+    check_deadline(values.get("deadline"))
     deadline, not_before = (values.get(name, getattr(batch, name)) for name in ("deadline", "not_before"))
     if deadline is None:
         return

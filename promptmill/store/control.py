@@ -10,7 +10,7 @@ from promptmill.engine import Database
 from promptmill.errors import NotNow
 from promptmill.job import BATCH_FINISHED, BatchState, State
 from promptmill.store import pauses
-from promptmill.store.batches import locked
+from promptmill.store.batches import locked, refuse_left
 from promptmill.store.pauses import What
 from promptmill.store.records import close_if_done
 from promptmill.store.rows import batch_in, in_state
@@ -21,18 +21,19 @@ from promptmill.tables import batches, jobs
 async def pause(db: Database, *, batch_id: int, now: float) -> bool:
     """No job of the batch is started any more until it is resumed; False when it was paused before.
 
-    Raises NotNow for one that has ended or is being cancelled.
+    Raises NotNow for one that has ended or is being cancelled, or that nobody reads in any more.
     """
     async with db.write() as connection:
         batch = await locked(connection, batch_id)
+        refuse_left(batch, now)
         if batch.state in BATCH_FINISHED or batch.state is BatchState.CANCELLING:
             raise NotNow(f"{batch.public_id} is {batch.state.value}; only a batch that is to go on can be paused")
         return await pauses.pause_in(connection, What.BATCH, batch_id, now=now)
 
 
-async def resume(db: Database, *, batch_id: int) -> bool:
+async def resume(db: Database, *, batch_id: int, now: float) -> bool:
     """It may go on, whoever paused it; False when it was not paused."""
-    return await pauses.resume(db, What.BATCH, batch_id)
+    return await pauses.resume(db, What.BATCH, batch_id, now=now)
 
 
 async def cancel(db: Database, *, batch_id: int, abort: bool = False, now: float) -> bool:
@@ -46,7 +47,7 @@ async def cancel(db: Database, *, batch_id: int, abort: bool = False, now: float
     ends = {"state": BatchState.CANCELLING, "cancelling_at": now, "is_open": False, "aborts_calls": abort}
     async with db.write() as connection:
         if (await connection.execute(running.values(ends))).rowcount:
-            await pauses.resume_in(connection, What.BATCH, batch_id)  # nothing of it is started anyway
+            await pauses.forget_in(connection, What.BATCH, batch_id)  # nothing of it is started anyway
             return True
         ending = theirs.where(batch_in(BatchState.CANCELLING))
         aborts = sa.or_(batches.c.aborts_calls, sa.literal(abort))

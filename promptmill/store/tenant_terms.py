@@ -79,9 +79,14 @@ async def find(db: Database, name: str) -> TenantRow:
 _NAMES_SHOWN: Final = 20
 
 
+def check_change(wanted: TenantChange) -> None:
+    """Raise UsageError, beginning with the field's name, for what makes no sense."""
+    check(Handling(**wanted.given))
+
+
 async def change(db: Database, *, tenant_id: int, wanted: TenantChange) -> None:
     """Change its share or its caps, for all workers from their next look on. Raises UsageError."""
-    check(Handling(**wanted.given))
+    check_change(wanted)
     if wanted.given:
         async with db.write() as connection:
             await connection.execute(sa.update(tenants).where(tenants.c.id == tenant_id).values(wanted.given))

@@ -61,6 +61,10 @@ async def _ensured(connection: AsyncConnection, name: str, now: float) -> int:
     found = sa.select(tenants.c.id).where(tenants.c.name == name)
     tenant_id = (await connection.execute(found)).scalar()
     if tenant_id is None:
+        if "/" in name or name in (".", ".."):  # only new ones: others have their batches
+            raise UsageError(
+                "a tenant's name is a part of addresses (/v1/tenants/NAME); leave / and a bare . out of it"
+            )
         try:
             async with connection.begin_nested():
                 await connection.execute(sa.insert(tenants).values(name=name, created_at=now))

@@ -102,6 +102,10 @@ CASES: dict[str, Bad] = {
     "a NUL for a model of a batch": post("/v1/batches", 400, "NUL", escaped(OPEN, model_id=NUL)),
     "a surrogate for a file's name": post(INITIATE, 400, WHOLE, escaped(PARTS, file_name=SURROGATE)),
     "a NUL for a type": post("/v1/uploads", 400, "NUL", escaped(UPLOAD, mime_type=NUL)),
+    # A safety net that is not there.
+    "a budget that is misspelt": post("/v1/batches", 400, "'budget_tokens' meant", {**OPEN, "budget_tokenz": 5}),
+    "a priority that is misspelt": post("/v1/jobs", 400, "'priority' meant", {**JOB, "priorty": 5}),
+    "one among many": post("/v1/jobs", 400, "'deadline' meant", {"requests": [JOB, {**JOB, "dead_line": 5}]}),
     "a key that cannot be printed": post("/v1/jobs", 400, "printable", JOB, Idempotency_Key="é"),
     **{f"{path}, {name}": get(f"{path}/{bad}", 404, "No ") for path in ("/v1/jobs", "/v1/batches", "/v1/files")
        for name, bad in {"NUL": "%00", "surrogate": "%ED%A0%80", "long": "x" * 5_000, "not UTF-8": "%FF"}.items()},

@@ -5,9 +5,12 @@ import json
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from promptmill.engine import Database
-from promptmill.store import batches, control, tenants
+from promptmill.store import admissions, batches, control, files, tenants
+from promptmill.store.batches import NewBatch
+from promptmill.tables import batches as batch_rows
 from tests.api.mill import mill
 from tests.api.server import Serving, serving
 from tests.api.uploaded import OPENAI, TOGETHER, chat, line, rejected, row_of, uploaded, work
@@ -196,10 +199,31 @@ async def test_retry_takes_those_that_are_named(either):
     for body, param in (
         ({"custom_ids": ["nobody"]}, "custom_ids"),
         ({"job_ids": ["job_1"]}, "job_ids"),
+        ({"job_ids": [job(batch, 1), job(batch, 4)]}, "job_ids"),
+        ({"job_ids": [f"{job(batch, 4)}00000000000000"]}, "job_ids"),
         ({"states": ["succeeded"]}, "states"),
         ({"states": []}, "states"),
     ):
         assert refused(await post(server, path, body, status=400)) == ("invalid_request", param)
+
+
+async def test_a_named_job_that_succeeded_is_left(either):
+    server, db = either, either.app.state.db
+    batch = await made(server, 3)
+    await work(db, batch["id"], [rejected(), chat(), chat()])
+    told = await post(server, f"/v1/batches/{batch['id']}/retry", {"custom_ids": ["c0", "c2"]})
+    assert (told["retried"], told["left"]) == (1, 1)
+
+
+async def test_a_window_ends_before_the_calendar_does(server):
+    """Else nobody could be told of the batch any more."""
+    file_id = await uploaded(server.app.state.db, [line()])
+    body = {"input_file_id": file_id, "endpoint": ENDPOINT, "not_before": 253_402_300_000, "completion_window": "365d"}
+    assert (await post(server, "/v1/batches", body, status=400))["error"]["message"].startswith("deadline must be")
+    path = f"/v1/batches/{(await made_of(server, file_id))['id']}"
+    more = {"not_before": 253_402_300_000, "completion_window": "365d"}
+    assert refused(await post(server, path, more, status=400)) == ("invalid_request", "deadline")
+    assert len((await post(server, "/v1/batches", method="GET"))["data"]) == 1
 
 
 def job(batch: dict, position: int) -> str:
@@ -229,6 +253,45 @@ async def test_other_tenants_batches_are_not_there(sqlite_db: Database):
             told = await post(server, f"/v1/batches/{batch_id}{action}", body, status=404, headers=theirs)
             assert refused(told) == ("not_found", "id")
         assert (await post(server, f"/v1/batches/{batch_id}/pause", headers=mine))["paused"]
+
+
+async def test_an_admin_s_key_reaches_the_batches_of_all(sqlite_db: Database):
+    db = sqlite_db
+    key = await tenants.create_key(db, tenant="one", name="k", is_admin=False, now=1.0)
+    admins = await tenants.create_key(db, tenant="other", name="a", is_admin=True, now=1.0)
+    mine, admin = ({**OPENAI, "Authorization": f"Bearer {each}"} for each in (key, admins))
+    async with serving(db) as server:
+        batch_id = (await post(server, "/v1/batches", {"open": True, "endpoint": ENDPOINT}, headers=mine))["id"]
+        path = f"/v1/batches/{batch_id}"
+        assert (await post(server, f"{path}/pause", headers=admin))["paused"]
+        (told,) = (await post(server, "/v1/pauses", method="GET", headers=admin))["data"]
+        assert told["id"] == batch_id
+        assert not (await post(server, f"{path}/resume", headers=admin))["paused"]
+        assert (await post(server, path, {"weight": 3}, headers=admin))["weight"] == 3
+        assert (await post(server, path, method="GET", headers=admin))["weight"] == 3
+        assert (await post(server, f"{path}/retry", headers=admin))["retried"] == 0
+        added = {"requests": [{"body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}]}
+        await post(server, f"{path}/jobs", added, status=404, headers=admin)  # its content is its tenant's own
+        assert (await post(server, "/v1/batches", method="GET", headers=admin))["data"] == []
+        assert (await post(server, f"{path}/seal", headers=admin))["id"] == batch_id
+        await post(server, f"{path}/cancel", status=409, headers=admin)  # it had no jobs, and so has ended
+
+
+async def test_what_a_killed_command_was_reading_in_is_removed(server):
+    db = server.app.state.db
+    file_id = await files.create(db, filename="p.jsonl", purpose="batch", now=time.time())
+    held = {"validator": f"{admissions.COMMAND}1", "validator_until": time.time() + 60}
+    batch = await batches.create(
+        db, NewBatch(file_id=file_id, source="p.jsonl", defaults="{}", **held), now=time.time()
+    )
+    path = f"/v1/batches/{batch.public_id}"
+    assert refused(await post(server, f"{path}/cancel", status=409)) == ("wrong_state", None)
+    async with db.write() as connection:
+        await connection.execute(sa.update(batch_rows).values(validator_until=time.time() - 1))
+    for action in ("/seal", "/pause", "/retry"):
+        assert refused(await post(server, f"{path}{action}", status=409)) == ("wrong_state", None)
+    assert (await post(server, f"{path}/cancel"))["status"] == "cancelled"
+    await post(server, path, method="GET", status=404)
 
 
 async def test_a_worker_obeys_at_once(db: Database):

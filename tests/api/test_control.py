@@ -1,8 +1,13 @@
 """Lanes, tenants and everything, over HTTP: for an admin's key, or on a server without keys."""
 
+import pytest
+import sqlalchemy as sa
+
 from promptmill.engine import Database
+from promptmill.errors import UsageError
 from promptmill.job import LaneState
-from promptmill.store import lanes, tenants
+from promptmill.store import lanes, tenant_terms, tenants
+from promptmill.tables import tenants as tenant_rows
 from tests.api.server import serving
 from tests.api.test_batch_control import made, post, refused, shown
 from tests.api.uploaded import OPENAI
@@ -81,3 +86,16 @@ async def test_what_waits_for_everything_says_so(sqlite_db: Database):
         assert batch["waits_for"] == "canary"
         await post(server, "/v1/pause")
         assert (await shown(server, batch["id"]))["waits_for"] == "all_paused"
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", ".", ".."])
+async def test_a_tenant_s_name_is_a_part_of_its_address(sqlite_db: Database, name):
+    with pytest.raises(UsageError, match="leave / and a bare"):
+        await tenants.ensure(sqlite_db, name, now=1.0)
+    assert [row.name for row in await tenant_terms.listed(sqlite_db)] == ["default"]
+
+
+async def test_a_tenant_of_before_keeps_its_name(sqlite_db: Database):
+    async with sqlite_db.write() as connection:
+        await connection.execute(sa.insert(tenant_rows).values(name="a/b", created_at=1.0))
+    assert await tenants.ensure(sqlite_db, "a/b", now=2.0) == 2

@@ -295,6 +295,25 @@ async def test_everybody_gets_their_own_answer(db):
     assert [content(answer) for answer in answers] == [f"number {n}" for n in range(200)]
 
 
+async def test_a_crowds_calls_are_out_together(db):
+    """Each is a job of its own, but not a claim of its own."""
+    everybody = asyncio.Event()
+
+    async def together(call) -> bytes:
+        if made.upstream.in_flight == 100:
+            everybody.set()
+        if text_of(call) != "first":
+            await everybody.wait()
+        return chat(text_of(call))
+
+    async with mill(db, together, max_in_flight=128) as made:
+        assert (await made.chat("first")).is_success  # the lane is known
+        limits = httpx.Limits(max_connections=None)
+        async with new_client(base_url=made.serving.url, timeout=60, limits=limits) as client, asyncio.timeout(10):
+            answers = await asyncio.gather(*(made.chat(f"number {n}", client=client) for n in range(100)))
+    assert [content(answer) for answer in answers] == [f"number {n}" for n in range(100)]
+
+
 async def test_one_who_left_loses_nothing_and_its_job_is_kept(sqlite_db):
     slowly = Slowly()
     async with mill(sqlite_db, slowly) as made:

@@ -60,7 +60,9 @@ async def at_once() -> bool:
     return True
 
 
-def exists(path: Path):
+def written(path: Path):
+    """A condition: the file is there, and what it says has arrived."""
+
     async def ready() -> bool:
         return bool(await asyncio.to_thread(words, path))
 
@@ -120,7 +122,7 @@ class TestStart:
         sign = tmp_path / "sign"
         async with Supervisor(told.stream()) as supervisor:
             starting = asyncio.create_task(
-                supervisor.start(shell("slow", f"sleep 0.3; echo up > {sign}; exec sleep 60", ready=exists(sign)))
+                supervisor.start(shell("slow", f"sleep 0.3; echo up > {sign}; exec sleep 60", ready=written(sign)))
             )
             await asyncio.sleep(0.1)
             assert not starting.done()
@@ -181,7 +183,7 @@ class TestRestart:
     async def test_what_is_killed_leaves_nothing_of_its_group_behind(self, told, tmp_path):
         script = f"sleep 60 & echo $! >> {tmp_path}/helpers; echo $$ >> {tmp_path}/leaders; wait"
         async with Supervisor(told.stream(), back_off=AT_ONCE) as supervisor:
-            await supervisor.start(shell("leader", script, ready=exists(tmp_path / "leaders")))
+            await supervisor.start(shell("leader", script, ready=written(tmp_path / "leaders")))
             (leader,), (helper,) = words(tmp_path / "leaders"), words(tmp_path / "helpers")
             os.kill(int(leader), signal.SIGKILL)
             await eventually(lambda: len(words(tmp_path / "leaders")) >= 2)
@@ -195,7 +197,7 @@ class TestStop:
             script = (
                 f"trap 'sleep 0.1; echo {name} >> {tmp_path}/ends; exit' TERM; echo up > {tmp_path}/{name}; {FOR_EVER}"
             )
-            return shell(name, script, ready=exists(tmp_path / name))
+            return shell(name, script, ready=written(tmp_path / name))
 
         async with Supervisor(told.stream()) as supervisor:
             for name in ("first", "second", "third"):
@@ -205,7 +207,7 @@ class TestStop:
     async def test_with_the_signal_that_the_program_wants(self, told, tmp_path):
         script = f"trap 'touch {tmp_path}/int; exit' INT; echo up > {tmp_path}/up; {FOR_EVER}"
         async with Supervisor(told.stream()) as supervisor:
-            await supervisor.start(shell("server", script, ready=exists(tmp_path / "up"), stop_signal=signal.SIGINT))
+            await supervisor.start(shell("server", script, ready=written(tmp_path / "up"), stop_signal=signal.SIGINT))
         assert (tmp_path / "int").exists()
 
     async def test_who_does_not_stop_in_time_is_killed(self, told, tmp_path):
@@ -230,7 +232,7 @@ class TestStop:
 
 def stubborn(folder: Path, *, stop_seconds: float) -> Program:
     script = f"trap '' TERM; echo up > {folder}/up; {FOR_EVER}"
-    return shell("stubborn", script, ready=exists(folder / "up"), stop_seconds=stop_seconds)
+    return shell("stubborn", script, ready=written(folder / "up"), stop_seconds=stop_seconds)
 
 
 SUPERVISES = """
@@ -283,20 +285,20 @@ def two_processes(tmp_path):
 
 class TestLifeline:
     async def test_signals_reach_the_supervisor_and_its_exit_code_comes_back(self, two_processes, tmp_path):
-        await eventually((tmp_path / "supervisor").exists)
+        await eventually(written(tmp_path / "supervisor"))
         two_processes.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(two_processes.wait, 20) == 5
         assert ends(tmp_path) == ["client", "server"]
 
     async def test_kill_9_of_the_command_stops_everything_in_order(self, two_processes, tmp_path):
-        await eventually((tmp_path / "supervisor").exists)
+        await eventually(written(tmp_path / "supervisor"))
         two_processes.kill()
         await eventually(lambda: not any(alive(pid) for pid in pids(tmp_path)))
         assert ends(tmp_path) == ["client", "server"]
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent died")
     async def test_kill_9_of_the_supervisor_too_leaves_no_orphans(self, two_processes, tmp_path):
-        await eventually((tmp_path / "supervisor").exists)
+        await eventually(written(tmp_path / "supervisor"))
         os.kill(int((tmp_path / "supervisor").read_text()), signal.SIGKILL)
         two_processes.kill()
         await eventually(lambda: not any(alive(pid) for pid in pids(tmp_path)))

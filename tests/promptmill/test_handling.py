@@ -23,13 +23,13 @@ def test_what_is_no_window(window):
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("interactive", 1_999), ("high", 1_000), ("normal", 0), ("background", -1_999), ("-7", -7), (2_000, 1_999)],
+    [("interactive", 2_000), ("high", 1_000), ("normal", 0), ("background", -1_999), ("-7", -7), (2_999, 2_999)],
 )
 def test_priorities_have_names_and_the_highest_is_the_gateways(value, number):
     assert handling.priority_number(value) == number
 
 
-@pytest.mark.parametrize("value", ["urgent", "", "1.5", 2_001, -2_000, "9" * 5_000])
+@pytest.mark.parametrize("value", ["urgent", "", "1.5", 3_000, -2_000, "9" * 5_000])
 def test_what_is_no_priority(value):
     with pytest.raises(UsageError, match="priority must"):
         handling.priority_number(value)

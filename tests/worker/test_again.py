@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from promptmill.errors import NotNow
+from promptmill.intake import again as module
 from promptmill.intake.again import Again, start_again
 from promptmill.job import BatchState, State
 from promptmill.store import batches, control, selection
@@ -228,3 +229,94 @@ async def test_what_stays_expired_is_told_at_the_end(db):
         await shop.work(batch)
     done = await shop.now(batch)
     assert (done.failed, done.expired, done.state) == (1, 3, BatchState.EXPIRED)
+
+
+async def test_two_who_retry_at_once_send_each_job_once_and_no_number_is_used_twice(db, monkeypatch):
+    """What the slower one read has started again, and failed again, before it comes to move it."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    move = module._Retrial.move
+
+    async def slowly(self, group) -> None:
+        reached.set()
+        await go_on.wait()
+        await move(self, group)
+
+    async with endpoint(lambda _: refusal("400 Bad Request")) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(5))
+        await shop.work(batch)
+        monkeypatch.setattr(module._Retrial, "move", slowly)
+        slower = asyncio.create_task(again(shop, batch))
+        await reached.wait()
+        monkeypatch.setattr(module._Retrial, "move", move)
+        assert await again(shop, batch) == Again(5, 0)
+        await shop.work(batch)
+        go_on.set()
+        assert await slower == Again(0, 0)  # they are not what it read any more
+        assert (await shop.now(batch)).state is BatchState.COMPLETED
+        assert await again(shop, batch) == Again(5, 0)
+        await shop.work(batch)
+        assert len(upstream.calls) == 15
+        assert await shop.ledger(batch) == {"rejected": 15}
+
+
+async def test_what_changed_its_state_meanwhile_was_not_chosen(sqlite_db, monkeypatch):
+    async with endpoint(lambda _: refusal("400 Bad Request")) as upstream:
+        shop = workshop(sqlite_db, upstream.url)
+        batch = await shop.batch(chats(2))
+        await shop.work(batch)
+        move = module._Retrial.move
+
+        async def late(self, group) -> None:
+            monkeypatch.setattr(module._Retrial, "move", move)
+            await again(shop, batch)
+            await control.cancel(sqlite_db, batch_id=batch.id, now=shop.clock())
+            await control.finish_cancelling(sqlite_db, batch_id=batch.id, now=shop.clock())
+            await module._Retrial.move(self, group)
+
+        monkeypatch.setattr(module._Retrial, "move", late)
+        with pytest.raises(NotNow, match="was cancelled meanwhile: 0 jobs"):
+            await again(shop, batch, states=[State.FAILED])
+        done = await shop.now(batch)
+        assert (done.state, done.cancelled, done.failed) == (BatchState.CANCELLED, 2, 0)
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["cancelling", "cancelled"])
+@pytest.mark.parametrize("was", [State.FAILED, State.CANCELLED])
+async def test_a_cancel_between_two_groups_holds(db, monkeypatch, was, has_ended):
+    monkeypatch.setattr(module, "_MOVED_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_LINES_AT_ONCE", 3)
+    async with endpoint(lambda _: refusal("400 Bad Request")) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(9))
+
+        async def cancel() -> None:
+            await control.cancel(db, batch_id=batch.id, now=shop.clock())
+            if has_ended:
+                await control.finish_cancelling(db, batch_id=batch.id, now=shop.clock())
+
+        if was is State.FAILED:
+            await shop.work(batch)
+        else:
+            await control.cancel(db, batch_id=batch.id, now=shop.clock())
+            await control.finish_cancelling(db, batch_id=batch.id, now=shop.clock())
+        move = module._Retrial.move
+
+        async def then_cancelled(self, group) -> None:
+            await move(self, group)
+            monkeypatch.setattr(module._Retrial, "move", move)
+            await cancel()
+
+        monkeypatch.setattr(module._Retrial, "move", then_cancelled)
+        with pytest.raises(NotNow, match="was cancelled meanwhile: 3 jobs were started again before that"):
+            await again(shop, batch, states=[was])
+        assert (await shop.now(batch)).state is (BatchState.CANCELLED if has_ended else BatchState.CANCELLING)
+
+
+async def test_of_those_that_are_named_the_ones_that_succeeded_are_told(db):
+    async with endpoint(lambda call: refusal("400 Bad Request") if text_of(call) == "1" else chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(3))
+        await shop.work(batch)
+        assert await again(shop, batch, positions=[0, 1]) == Again(1, 0, 1)
+        assert await again(shop, batch) == Again(0, 0)

@@ -143,3 +143,14 @@ async def test_while_its_lines_are_read_all_but_its_deadline_is_changed(mill):
 
 async def _validating(mill):
     return await batches.create(mill.db, batches.NewBatch(file_id=1, source="t.jsonl", defaults="{}"), now=mill.clock())
+
+
+@pytest.mark.parametrize("deadline", [float("inf"), float("nan"), 1e300, -5.0])
+async def test_a_deadline_is_a_moment(mill, deadline):
+    """An endless one cannot be told in any calendar, and so no list of batches either."""
+    batch = await mill.batch(1)
+    with pytest.raises(UsageError, match="deadline must be a moment"):
+        await change(mill, batch, deadline=deadline)
+    with pytest.raises(UsageError, match="deadline must be a moment"):
+        await mill.batch(1, deadline=deadline)
+    assert (await batches.get(mill.db, batch.id)).deadline is None

@@ -22,8 +22,8 @@ async def test_a_paused_batch_is_left_out_until_it_is_resumed(mill):
     assert await control.pause(mill.db, batch_id=one.id, now=mill.clock())
     assert not await control.pause(mill.db, batch_id=one.id, now=mill.clock())  # as it was before
     assert await claimable(mill) == {other.id}
-    assert await control.resume(mill.db, batch_id=one.id)
-    assert not await control.resume(mill.db, batch_id=one.id)
+    assert await control.resume(mill.db, batch_id=one.id, now=mill.clock())
+    assert not await control.resume(mill.db, batch_id=one.id, now=mill.clock())
     assert await claimable(mill) == {one.id, other.id}
 
 
