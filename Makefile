@@ -27,7 +27,7 @@ check: $(STAMP)  ## What does not need to run: style, types.
 	$(BIN)/mypy
 
 test: $(STAMP) check  ## Every test; brings its own servers.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3
 
 bench: $(STAMP)  ## Measure, beside something to compare with, on this machine.
 	$(BIN)/python -m bench

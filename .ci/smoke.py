@@ -27,6 +27,10 @@ def main() -> None:
         assert len(results.stdout.splitlines()) == 50, results.stderr
         status = promptmill(folder, "status", "--json")
         assert status.returncode == 0, status.stderr
+        # What the cluster's processes import, with what the wheel asks for and nothing else.
+        cluster = "import kombu.transport.redis, worker.app, api.app, promptmill.dispatch"
+        imported = subprocess.run([BIN / "python", "-c", cluster], capture_output=True, text=True, check=False)
+        assert imported.returncode == 0, imported.stderr
     print("the wheel works: 50 prompts, 50 results, nothing sent twice")
 
 

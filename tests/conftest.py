@@ -12,20 +12,29 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from promptmill import schema
 from promptmill.engine import Database
 from tests.redis_server import RedisServer
 
-#: Those that start processes of their own, or measure: one of them at a time, however many processes run tests.
-_ONE_AT_A_TIME = ("tests/cli/", "tests/cluster/", "tests/sdk/", "tests/worker/limits/")
+#: Those that start many processes, or measure: one of them at a time, however many processes run tests.
+_ONE_AT_A_TIME = (
+    "tests/cli/test_run_limits.py", "tests/cli/test_up.py", "tests/cluster/", "tests/sdk/", "tests/worker/limits/",
+)  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n 2 --dist loadgroup` (make test): what goes to one process together."""
-    for item in items:
-        if item.nodeid.startswith(_ONE_AT_A_TIME):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+class _Scheduler(LoadScopeScheduling):
+    """Gives tests to the processes of `pytest -n 3` (make test): most of them one by one, these all to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "processes" if nodeid.startswith(_ONE_AT_A_TIME) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduler:
+    return _Scheduler(config, log)
 
 
 @dataclass
@@ -98,24 +107,27 @@ def postgres_template(postgres_url: str) -> str:
 
 
 @pytest.fixture
-async def postgres_db_url(postgres_url: str, postgres_template: str) -> str:
+async def postgres_db_url(postgres_url: str, postgres_template: str) -> AsyncIterator[str]:
     """The URL of an empty PostgreSQL database with its tables."""
-    return await _new_database(postgres_url, template=postgres_template)
+    url = await _new_database(postgres_url, template=postgres_template)
+    yield url
+    await _drop(postgres_url, url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def db(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database]:
     """An empty database, once of each kind: what holds on one holds on the other."""
     if request.param == "sqlite":
-        url = str(tmp_path / "test.sqlite3")
+        server_url, url = "", str(tmp_path / "test.sqlite3")
     else:
-        url = await _new_database(
-            request.getfixturevalue("postgres_url"), template=request.getfixturevalue("postgres_template")
-        )
+        server_url = request.getfixturevalue("postgres_url")
+        url = await _new_database(server_url, template=request.getfixturevalue("postgres_template"))
     database = Database(url)
     await schema.ensure(database)
     yield database
     await database.aclose()
+    if server_url:
+        await _drop(server_url, url)
 
 
 @pytest.fixture
@@ -128,12 +140,21 @@ async def sqlite_db(tmp_path) -> AsyncIterator[Database]:
 
 
 async def _new_database(server_url: str, template: str = "template1") -> str:
-    admin = Database(server_url)
     name = f"test_{next(_numbers)}"
-    async with admin.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    await admin.aclose()
+    await _as_admin(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
     return sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+async def _drop(server_url: str, url: str) -> None:
+    """Hundreds of them would be gigabytes, and half a minute to remove at the end."""
+    await _as_admin(server_url, f"DROP DATABASE IF EXISTS {sa.make_url(url).database} WITH (FORCE)")
+
+
+async def _as_admin(server_url: str, statement: str) -> None:
+    admin = Database(server_url)
+    async with admin.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(sa.text(statement))
+    await admin.aclose()
 
 
 async def eventually(condition, *, seconds: float = 10.0):

@@ -37,7 +37,7 @@ def test_a_pause_holds_for_every_worker_within_a_second(cluster):
     assert last < AT_ONCE_SECONDS
     sent = server.stats.requests
     assert cluster.done() == sent < 3_000  # what was out is kept
-    cluster.do(pauses.resume(cluster.db, What.ALL, EVERYTHING))
+    cluster.do(pauses.resume(cluster.db, What.ALL, EVERYTHING, now=time.time()))
     until(lambda: server.stats.requests >= sent + 300)
     cluster.check_all_still_run()
 

@@ -74,11 +74,13 @@ async def test_clocks_that_differ(db, clock):
 
 def test_a_batch_is_followed_and_stopped(cluster):
     server = cluster.simulator(latency_seconds=(0.5, 0.5))
+    server.set_script([*["ok"] * 20, *["slow"] * JOBS])  # slow: 5 s, so that calls are out when the command looks
     cluster.limits(in_flight=20)
     batch = cluster.submit(JOBS)
     watching = cluster.start_cli("watch", batch, "--json")
     cluster.workers("w1")
     cluster.until_done(20)
+    until(lambda: server.stats.in_flight >= 10)
     ended = cluster.cli("cancel", batch)
     assert ended.code == 0
     assert "calls under way are kept" in ended.out

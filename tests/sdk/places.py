@@ -17,7 +17,7 @@ from tests.cli.mill import REPOSITORY, Servers, until
 
 UPSTREAM_KEY = "sk-of-the-upstream"
 #: How long the models under `slow/` think, and those under `steady/` speak.
-SLOW_SECONDS = 5.0
+SLOW_SECONDS = 3.5
 STEADY_SECONDS = 2.0
 #: The patience of a client that is shorter than that.
 PATIENCE_SECONDS = 2.0

@@ -22,7 +22,7 @@ def at_once(*calls: Callable[[], None]) -> None:
 def test_a_client_that_gives_up_and_asks_again_costs_one_call(base: Place):
     def with_openai() -> None:
         model = base.model("slow", "openai-python")
-        with openai.OpenAI(base_url=base.url, api_key=base.key, timeout=PATIENCE_SECONDS) as impatient:
+        with openai.OpenAI(base_url=base.url, api_key=base.key, timeout=PATIENCE_SECONDS, max_retries=9) as impatient:
             answer = impatient.chat.completions.with_raw_response.create(model=model, messages=QUESTION)
         assert answer.retries_taken > 0
         assert answer.parse().choices[0].message.content
@@ -30,7 +30,9 @@ def test_a_client_that_gives_up_and_asks_again_costs_one_call(base: Place):
 
     def with_together() -> None:
         model = base.model("slow", "together-python")
-        with together.Together(base_url=base.origin, api_key=base.key, timeout=PATIENCE_SECONDS) as impatient:
+        with together.Together(
+            base_url=base.origin, api_key=base.key, timeout=PATIENCE_SECONDS, max_retries=9
+        ) as impatient:
             answer = impatient.chat.completions.with_raw_response.create(model=model, messages=QUESTION)
         assert answer.retries_taken > 0
         assert answer.parse().choices[0].message.content
@@ -39,7 +41,7 @@ def test_a_client_that_gives_up_and_asks_again_costs_one_call(base: Place):
     def with_a_stream() -> None:
         model = base.model("slow", "openai-python-stream")
         with (
-            openai.OpenAI(base_url=base.url, api_key=base.key, timeout=1.0, max_retries=5) as impatient,
+            openai.OpenAI(base_url=base.url, api_key=base.key, timeout=1.0, max_retries=9) as impatient,
             impatient.chat.completions.create(model=model, messages=QUESTION, stream=True) as stream,
         ):
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream).startswith("Rehearsal answer")

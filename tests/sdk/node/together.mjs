@@ -93,7 +93,7 @@ await run({
   },
 
   async giving_up_and_asking_again() {
-    const impatient = new Together({ baseURL: base, apiKey: key, timeout: PATIENCE_SECONDS * 1000 });
+    const impatient = new Together({ baseURL: base, apiKey: key, timeout: PATIENCE_SECONDS * 1000, maxRetries: 9 });
     const answer = await impatient.chat.completions.create({ model: model("slow", "together-node"), messages });
     assert.match(answer.choices[0].message.content, /^Rehearsal answer/);
   },
