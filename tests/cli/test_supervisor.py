@@ -17,8 +17,22 @@ from cli.supervisor import BackOff, CannotStart, Program, Supervisor
 from tests.conftest import eventually
 
 REPOSITORY = Path(__file__).parents[2]
-#: In a shell script: wait for signals.
-FOR_EVER = "while :; do sleep 0.02; done"
+#: A program that says where it is up, and ends at a signal with its name on a line of `ends`. No shell: dash loses a
+#: signal that comes while it starts a command.
+UNTIL_TOLD = """
+import os, signal, sys, time
+number, name, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+def end(*_):
+    print(name, "ends", flush=True)
+    with open(f"{folder}/ends", "a") as ends:
+        ends.write(name + chr(10))
+    sys.exit()
+signal.signal(number, end)
+with open(f"{folder}/{name}", "w") as up:
+    up.write(str(os.getpid()))
+while True:
+    time.sleep(0.05)
+"""
 AT_ONCE = BackOff(first_seconds=0.01, at_most_seconds=0.01)
 
 
@@ -54,6 +68,11 @@ def told(tmp_path):
 def shell(name: str, script: str, **rest) -> Program:
     """A program that is ready when it has said so in a file, where the script does; else at once."""
     return Program(name=name, command=("/bin/sh", "-c", script), **{"ready": at_once, **rest})
+
+
+def until_told(name: str, folder: Path, number: signal.Signals = signal.SIGTERM) -> Program:
+    command = (sys.executable, "-S", "-E", "-c", UNTIL_TOLD, str(int(number)), name, str(folder))
+    return Program(name=name, command=command, ready=written(folder / name), stop_signal=number)
 
 
 async def at_once() -> bool:
@@ -193,22 +212,15 @@ class TestRestart:
 
 class TestStop:
     async def test_the_last_started_stops_first(self, told, tmp_path):
-        def program(name: str) -> Program:
-            script = (
-                f"trap 'sleep 0.1; echo {name} >> {tmp_path}/ends; exit' TERM; echo up > {tmp_path}/{name}; {FOR_EVER}"
-            )
-            return shell(name, script, ready=written(tmp_path / name))
-
         async with Supervisor(told.stream()) as supervisor:
             for name in ("first", "second", "third"):
-                await supervisor.start(program(name))
+                await supervisor.start(until_told(name, tmp_path))
         assert words(tmp_path / "ends") == ["third", "second", "first"]
 
     async def test_with_the_signal_that_the_program_wants(self, told, tmp_path):
-        script = f"trap 'touch {tmp_path}/int; exit' INT; echo up > {tmp_path}/up; {FOR_EVER}"
         async with Supervisor(told.stream()) as supervisor:
-            await supervisor.start(shell("server", script, ready=written(tmp_path / "up"), stop_signal=signal.SIGINT))
-        assert (tmp_path / "int").exists()
+            await supervisor.start(until_told("server", tmp_path, signal.SIGINT))
+        assert words(tmp_path / "ends") == ["server"]
 
     async def test_who_does_not_stop_in_time_is_killed(self, told, tmp_path):
         async with Supervisor(told.stream()) as supervisor:
@@ -231,7 +243,7 @@ class TestStop:
 
 
 def stubborn(folder: Path, *, stop_seconds: float) -> Program:
-    script = f"trap '' TERM; echo up > {folder}/up; {FOR_EVER}"
+    script = f"trap '' TERM; echo up > {folder}/up; while :; do sleep 0.02; done"
     return shell("stubborn", script, ready=written(folder / "up"), stop_seconds=stop_seconds)
 
 
@@ -241,23 +253,17 @@ from pathlib import Path
 from cli.embedded import stopping_on_signals
 from cli.lifeline import on_a_lifeline
 from cli.log_stream import LogStream
-from cli.supervisor import Program, Supervisor
+from cli.supervisor import Supervisor
+from tests.cli.test_supervisor import until_told
 
 folder = Path(sys.argv[1])
-
-def program(name):
-    script = (f"trap 'echo {name} ends; echo {name} >> {folder}/ends; exit' TERM; "
-              f"echo $$ > {folder}/{name}; while :; do sleep 0.02; done")
-    async def ready():
-        return (folder / name).exists() and (folder / name).read_text() != ""
-    return Program(name=name, command=("/bin/sh", "-c", script), ready=ready)
 
 async def supervise(lifeline):
     stop = asyncio.Event()
     async with Supervisor(LogStream()) as supervisor:
         with stopping_on_signals(stop.set, supervisor.hasten), lifeline.watched(stop.set):
-            await supervisor.start(program("server"))
-            await supervisor.start(program("client"))
+            await supervisor.start(until_told("server", folder))
+            await supervisor.start(until_told("client", folder))
             (folder / "supervisor").write_text(str(os.getpid()))
             await stop.wait()
     return 5
