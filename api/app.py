@@ -22,6 +22,7 @@ from api import (
     files,
     gateway,
     health,
+    job_control,
     jobs,
     metrics,
     models,
@@ -82,8 +83,8 @@ def create_app(
 
     app = FastAPI(title="promptmill", lifespan=lifespan)
     for part in (
-        health, metrics, jobs, models, gateway, batches, batch_control, batch_jobs, events, control, tenants,
-        schedules, schedule_fires, files, together_files, together_parts, uploads,
+        health, metrics, jobs, job_control, models, gateway, batches, batch_control, batch_jobs, events, control,
+        tenants, schedules, schedule_fires, files, together_files, together_parts, uploads,
     ):  # fmt: skip
         app.router.routes.extend(part.router.routes)  # not included: that costs each request another layer
     for kind in (ApiError, PromptmillError, RequestValidationError, HTTPException):

@@ -3,10 +3,10 @@ but `cancel`, which is OpenAI's and Together's."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
 from starlette.responses import JSONResponse, Response
 
@@ -14,6 +14,7 @@ from api import bodies
 from api.auth import CallerIs
 from api.batch_terms import WINDOW, metadata_of
 from api.batches import BATCH_SCHEMA, answer, reached
+from api.cancelling import CANCEL, Abort, is_abort
 from api.errors import ApiError, invalid
 from api.handling_terms import HANDLING, HandlingRequest, field_refused, given
 from api.jobs import METADATA
@@ -52,33 +53,19 @@ async def resume(batch_id: str, request: Request, house: HouseIs, caller: Caller
     return await _told(request, house, row)
 
 
-class CancelRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """How it is to be stopped."""
-
-    abort: bool = False
-
-
-_CANCEL: Final = {
-    "type": "object",
-    "properties": {"abort": {"type": "boolean", "default": False, "description": "Break off calls that are out."}},
-}
-
-
 @router.post(
-    "/{batch_id}/cancel", openapi_extra=takes(_CANCEL, required=False), responses=answers(BATCH_SCHEMA, 404, 409, 413)
+    "/{batch_id}/cancel", openapi_extra=takes(CANCEL, required=False), responses=answers(BATCH_SCHEMA, 404, 409, 413)
 )
 async def cancel(
     batch_id: str,
     request: Request,
     house: HouseIs,
     caller: CallerIs,
-    abort: Annotated[bool, Query(description="Break off calls that are out.")] = False,
+    abort: Abort = False,
 ) -> Response:
     """Stop it: what was not sent is not sent any more. Calls that are out end, and their answers are kept; with `abort`
     they are broken off, which may also be asked of a batch that is cancelling already."""
-    data = await bodies.read(request, _MAX_BODY_BYTES)
-    if data.strip():
-        abort |= bodies.decode(data, CancelRequest).abort
+    abort = await is_abort(request, abort)
     row = await reached(house, caller, batch_id)
     now = house.clock()
     if row.state is BatchState.VALIDATING and await admissions.stop(house.db, batch_id=row.id, now=now):

@@ -1,4 +1,4 @@
-"""Jobs submitted over HTTP by themselves: taken in, looked at, listed, cancelled, tried again."""
+"""Jobs submitted over HTTP by themselves: taken in, looked at, listed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -21,7 +21,6 @@ from api.priorities import PRIORITY, priority
 from api.state import House, HouseIs, at_once
 from api.times import MOMENT, moment
 from promptmill.errors import LineError
-from promptmill.intake.again import AGAIN, Again, start_again
 from promptmill.intake.inbox import Submission, Submitted
 from promptmill.job import FINISHED, State
 from promptmill.kinds import PATHS
@@ -221,43 +220,11 @@ async def retrieve(
 ) -> Response:
     """The job: its state, its attempts with their reasons, and its result. `wait`: for so many seconds, until it is
     finished."""
-    row = await _found(house, caller, job_id)
+    row = await found(house, caller, job_id)
     if wait and row.state not in FINISHED:
         await house.waiting.within(row.key, wait, unless=house.closing)
-        row = await _found(house, caller, job_id)
-    return await _shown(house, row)
-
-
-@router.post("/{job_id}/cancel", responses=answers(JobObject, 404, 409))
-async def cancel(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
-    """Stop a job that was not sent yet. A call that is under way ends and is kept."""
-    row = await _found(house, caller, job_id)
-    if not await jobs.cancel(house.db, row.key, now=house.clock()):
-        row = await _found(house, caller, job_id)
-        if row.state is not State.CANCELLED:
-            raise ApiError(
-                409, f"{job_id} is {row.state.value}; only jobs that are not sent yet can be cancelled.",
-                code="job_not_cancellable",
-            )  # fmt: skip
-    await house.hints.finished([row.key])
-    return await _shown(house, await _found(house, caller, job_id))
-
-
-@router.post("/{job_id}/retry", responses=answers(JobObject, 404, 409))
-async def retry(job_id: str, house: HouseIs, caller: CallerIs) -> Response:
-    """Try a job again that failed, expired or was cancelled. The ledger keeps its earlier attempts."""
-    row = await _found(house, caller, job_id)
-    batch_id, position = row.key
-    again = Again()
-    if row.state in AGAIN:
-        again = await start_again(house.db, house.settings, batch_id, positions=[position], clock=house.clock)
-    if not again.retried:
-        raise ApiError(
-            409, f"{job_id} is {row.state.value}; only jobs that failed, expired or were cancelled are tried again.",
-            code="job_not_retriable",
-        )  # fmt: skip
-    await house.ring()
-    return await _shown(house, await _found(house, caller, job_id))
+        row = await found(house, caller, job_id)
+    return await shown(house, row)
 
 
 @router.get("", responses=answers(JobPage, 404))
@@ -288,12 +255,14 @@ async def list_jobs(
     return JSONResponse(page([job_object(row) for row in rows[:limit]], has_more=len(rows) > limit))
 
 
-async def _found(house: House, caller: Caller, job_id: str) -> JobRow:
+async def found(house: House, caller: Caller, job_id: str) -> JobRow:
+    """The caller's job. Raises ApiError."""
     row = await jobs.get(house.db, job_id, tenant_id=caller.tenant_id)
     if row is None:
         raise not_found("job", job_id)
     return row
 
 
-async def _shown(house: House, row: JobRow) -> Response:
+async def shown(house: House, row: JobRow) -> Response:
+    """The job as an answer."""
     return Response(await full_job(house.db, row), media_type="application/json")

@@ -1,4 +1,4 @@
-"""`promptmill cancel`: stop a batch. It takes effect at once; the jobs' results are written behind it."""
+"""`promptmill cancel`: stop a batch, or a job. It takes effect at once; results are written behind it."""
 
 import asyncio
 import time
@@ -11,9 +11,9 @@ from cli.database import existing_database
 from cli.embedded import sole_worker, take_over
 from cli.ringing import ring
 from promptmill.engine import Database
-from promptmill.errors import NotNow, StoreError
-from promptmill.job import BatchState
-from promptmill.store import admissions, batches, control, workers
+from promptmill.errors import NotFound, NotNow, StoreError
+from promptmill.job import BatchState, State
+from promptmill.store import aborts, admissions, batches, control, jobs, workers
 from promptmill.store.batches import BatchRow
 
 #: So long is waited for a large batch without a word.
@@ -21,15 +21,17 @@ _WAIT_SECONDS: Final = 0.5
 
 
 def cancel(
-    batch: Annotated[str, typer.Argument(help="A batch's id, or how it begins.")],
+    what: Annotated[
+        str, typer.Argument(metavar="BATCH|JOB", help="A batch's id, or how it begins; or a single job's.")
+    ],
     *,
     abort: Annotated[bool, typer.Option("--abort", help="Break off calls under way, too.")] = False,
     db: Annotated[
         str | None, typer.Option(help="Database file or URL.", show_default="PROMPTMILL_DATABASE_URL")
     ] = None,
 ) -> None:
-    """Stop a batch: nothing more is sent, calls under way are kept."""
-    asyncio.run(_cancel(batch, db, abort=abort))
+    """Stop a batch, or a single job: nothing more is sent, calls under way are kept."""
+    asyncio.run(_cancel_job(what, db, abort=abort) if jobs.parsed_id(what) else _cancel(what, db, abort=abort))
 
 
 async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
@@ -38,7 +40,7 @@ async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
         if found.is_inbox:
             raise NotNow(
                 f"{found.public_id} holds jobs that were submitted singly, and takes more of them; cancel them one by "
-                "one (POST /v1/jobs/ID/cancel), or start none of them: promptmill pause"
+                "one (promptmill cancel JOB), or start none of them: promptmill pause"
             )
         now = time.time()
         if found.state is BatchState.VALIDATING and await admissions.stop(db, batch_id=found.id, now=now):
@@ -67,6 +69,29 @@ async def _cancel(reference: str, option: str | None, *, abort: bool) -> None:
         )
         if left := after.total - after.done - under_way:
             print(f"{left:,} more are cancelled by the workers, behind this command; see: promptmill status")
+
+
+async def _cancel_job(public_id: str, option: str | None, *, abort: bool) -> None:
+    async with existing_database(option) as db:
+        found = await jobs.get(db, public_id, tenant_id=None)
+        if found is None:
+            raise NotFound(f"no job {public_id}")
+        now = time.time()
+        if await jobs.cancel(db, found.key, now=now):
+            print(f"{public_id} is cancelled")
+            return
+        if abort and await aborts.ask(db, found.key, now=now):
+            ring(option)
+            await _reap(db, now)
+            await aborts.carry_out(db, now=now)  # where its worker was dead
+            after = await jobs.get(db, public_id, tenant_id=None)
+            is_out = after is not None and after.state is State.RUNNING
+            print(f"{public_id} is cancelled" + ("; its call is broken off" if is_out else ""))
+            return
+        state = found.state
+        if state is State.RUNNING:
+            raise NotNow(f"{public_id} is running; its call ends and is kept, unless --abort breaks it off")
+        raise NotNow(f"{public_id} is {state.value}; there is nothing left to cancel")
 
 
 async def _reap(db: Database, now: float) -> None:

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     STOPPED = "stopped"  # a shutdown or a halted lane; the attempt is given back
     NOT_RECORDED = "not_recorded"  # answered, but the database refuses this answer
     BATCH_CANCELLED = "batch_cancelled"  # somebody cancelled its batch, and had the calls under way aborted
+    JOB_CANCELLED = "job_cancelled"  # the same of a single job
     WORKER_LOST = "worker_lost"  # the worker died with the call out: whether it was answered is not known
 
 

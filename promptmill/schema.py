@@ -13,7 +13,7 @@ from promptmill.errors import StoreError
 from promptmill.tables import PREFIX
 
 #: The newest migration; a test compares it with the files.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
 _VERSION = sa.text(f"SELECT version_num FROM {PREFIX}schema")  # noqa: S608 - our own constant
 

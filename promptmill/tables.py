@@ -395,6 +395,14 @@ past_pauses = sa.Table(
     sa.Column("until", Seconds, nullable=False),
 )
 
+#: Single jobs whose call somebody wants broken off, until they have ended.
+aborts = sa.Table(
+    PREFIX + "aborts",
+    metadata,
+    sa.Column("job_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("asked_at", Seconds, nullable=False),
+)
+
 #: What is submitted again and again, or once at a time (schedules.Schedule).
 schedules = sa.Table(
     PREFIX + "schedules",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from promptmill.job import State
 from promptmill.outcome import LANE_FAULTS, Answer, Failure, Outcome, Reason
+from promptmill.store.aborts import MESSAGE as CANCELLED_MESSAGE
+from promptmill.store.aborts import Aborting
 from promptmill.store.claims import Claimed
 from promptmill.store.records import Ending
 from worker.attempt import BatchContexts, Desk
@@ -32,7 +34,7 @@ class Call:
     task: "asyncio.Task[None] | None" = None
     released: bool = False  # its place in its lane is free
     settled: bool = False  # it has its ending; the probes may go on learning from it
-    aborted: bool = False  # somebody cancelled its batch, and wanted no more of it
+    aborted: Failure | None = None  # why: somebody cancelled it, or its batch, and wanted no more of it
 
 
 @dataclass(slots=True)
@@ -62,8 +64,13 @@ class Counts:
                 self.waits += 1
 
 
-def _batch_cancelled() -> Failure:
-    return Failure(Reason.BATCH_CANCELLED, "The batch was cancelled.")
+def _cancelled(job: Claimed, wanted: Aborting) -> Failure | None:
+    """Why the job's call is to be broken off; None: it is not."""
+    if job.batch_id in wanted.batch_ids:
+        return Failure(Reason.BATCH_CANCELLED, "The batch was cancelled.")
+    if job.job_id in wanted.job_ids:
+        return Failure(Reason.JOB_CANCELLED, CANCELLED_MESSAGE)
+    return None
 
 
 class Calls:
@@ -129,15 +136,15 @@ class Calls:
             if call.task is not None:
                 call.task.cancel()
 
-    def abort(self, batch_ids: Collection[int]) -> None:
-        """End the calls of batches that are cancelled: their connections are closed, their jobs are cancelled."""
+    def abort(self, wanted: Aborting) -> None:
+        """End these calls: their connections are closed, their jobs are cancelled."""
         held = [call for lane in self._lanes for probe in (lane.key, lane.model) for call, _ in probe.held]
         for call in held:
-            if call.job.batch_id in batch_ids:
-                self._end(call, State.CANCELLED, _batch_cancelled(), call.job.attempts)
+            if why := _cancelled(call.job, wanted):
+                self._end(call, State.CANCELLED, why, call.job.attempts)
         for call in self._under_way:
-            if call.job.batch_id in batch_ids and call.task is not None and not call.aborted:
-                call.aborted = True
+            if call.task is not None and not call.aborted and (why := _cancelled(call.job, wanted)):
+                call.aborted = why
                 call.task.cancel()
 
     async def _run(self, call: Call) -> None:
@@ -175,7 +182,7 @@ class Calls:
         if self.caps.in_use:
             self.caps.used(job.batch_id, error)
         if call.aborted and not isinstance(outcome, Answer):
-            self._end(call, State.CANCELLED, _batch_cancelled(), job.attempts)
+            self._end(call, State.CANCELLED, call.aborted, job.attempts)
         if self._is_waited_for(call) and isinstance(outcome, Failure) and outcome.reason in LANE_FAULTS:
             self._end(call, State.FAILED, outcome, job.attempts + 1)  # who holds the line is told now
         self._ask_key(lane, lane.key.verdict(call, outcome))

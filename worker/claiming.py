@@ -14,7 +14,8 @@ from promptmill.fairness import Contender, Scarce, Served, Tenant, shares
 from promptmill.foresight import UNSEEN_ANSWER_TOKENS, Price
 from promptmill.settings import Settings
 from promptmill.store import batches, claims
-from promptmill.store.active import Active, aborting, active
+from promptmill.store.aborts import aborting
+from promptmill.store.active import Active, active
 from promptmill.store.budgets import Expected
 from promptmill.store.claims import Claimed
 from worker.calls import Calls
@@ -54,9 +55,9 @@ class Claiming:
 
     async def look(self, only: Collection[int] | None) -> list[Active]:
         """See which batches have ready jobs and on which lanes, and how they are to be handled; nothing is claimed by
-        that before `know`. Calls of batches that were cancelled so are aborted."""
-        if (self._calls or self._calls.holds_any()) and (cancelled := await aborting(self._db)):
-            self._calls.abort(cancelled)
+        that before `know`. Calls that somebody wants broken off are aborted."""
+        if (self._calls or self._calls.holds_any()) and (wanted := await aborting(self._db)):
+            self._calls.abort(wanted)
         found = await active(self._db, now=self._clock(), only=only)
         budgets = {each.batch_id for each in found if each.has_budget}
         self._prices = {batch_id: await self._dearest(batch_id) for batch_id in budgets}

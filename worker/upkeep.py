@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from promptmill.engine import Database
 from promptmill.job import BatchState, State
-from promptmill.store import canary, control, upkeep, workers
+from promptmill.store import aborts, canary, control, upkeep, workers
 from promptmill.store.pauses import is_paused
 from promptmill.store.rows import batch_in, in_state
 from promptmill.tables import batches, jobs, leases
@@ -105,7 +105,7 @@ class Upkeep:
         return await workers.reap(self._db, worker_ids=silent, now=now)
 
     async def finish_what_ended(self) -> None:
-        """What is left of cancelled batches is finished, and canaries that have ended are decided."""
+        """What is left of cancelled batches and jobs is finished, and canaries that have ended are decided."""
         now = self._clock()
         await self._finish_cancelling(now)
         await canary.decide(self._db, now=now)
@@ -122,6 +122,7 @@ class Upkeep:
     async def _finish_cancelling(self, now: float) -> None:
         for batch_id in await control.cancelling(self._db):
             await control.finish_cancelling(self._db, batch_id=batch_id, now=now)
+        await aborts.carry_out(self._db, now=now)
 
     async def _reopen_those_with_jobs(self, now: float) -> None:
         """Who was taken for dead may claim once more before it notices. If it dies then, it has to be found again."""

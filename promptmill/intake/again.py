@@ -25,7 +25,7 @@ from promptmill.job import TRANSITIONS, BatchState, State
 from promptmill.jsonl import InputFormat, Line, detect_format
 from promptmill.request import Defaults, Form, ParsedLine
 from promptmill.settings import Settings
-from promptmill.store import batches, changes
+from promptmill.store import aborts, batches, changes
 from promptmill.store.batches import BatchRow, refuse_left
 from promptmill.store.rows import last_within
 from promptmill.tables import batch_lanes, file_parts, files, jobs, results
@@ -305,6 +305,7 @@ class _Retrial:
                 known.append((job.job_id, *values[:_EPOCH_AT], job.epoch, *values[_EPOCH_AT + 1 :]))
             else:
                 new.append(values)
+        await aborts.forget_in(connection, db, [job.job_id for job in moved])
         await db.insert(connection, jobs, ("id", *JOB_COLUMNS), known)
         await db.insert(connection, jobs, JOB_COLUMNS, new)
         await self._name(connection, [job for job in moved if job.was is State.INVALID])

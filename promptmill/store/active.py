@@ -67,9 +67,6 @@ _ACTIVE: Final = (
     .where(sa.or_(batches.c.not_before.is_(None), batches.c.not_before <= sa.bindparam("now", type_=Seconds)))
     .order_by(batches.c.id)
 )
-_ABORTING: Final = sa.select(batches.c.id).where(
-    batches.c.finished_at.is_(None), batch_in(BatchState.CANCELLING), batches.c.aborts_calls
-)
 
 
 async def active(db: Database, *, now: float, only: Collection[int] | None = None) -> list[Active]:
@@ -78,12 +75,6 @@ async def active(db: Database, *, now: float, only: Collection[int] | None = Non
     async with db.read() as connection:
         rows = await connection.execute(_ACTIVE, {"now": now})
         return [_active(row) for row in rows if only is None or row.id in only]
-
-
-async def aborting(db: Database) -> set[int]:
-    """Batches that somebody cancelled without waiting for the calls that are out."""
-    async with db.read() as connection:
-        return set((await connection.execute(_ABORTING)).scalars())
 
 
 def _active(row: Any) -> Active:

@@ -16,7 +16,7 @@ from promptmill.errors import NotFound
 from promptmill.hints import JobKey
 from promptmill.job import State, job_public_id
 from promptmill.outcome import Usage
-from promptmill.store.upkeep import finish_unsent
+from promptmill.store import aborts
 from promptmill.tables import attempts, batches, file_parts, job_notes, jobs, lanes, results
 
 _JOB_ID: Final = re.compile(r"job_([0-9a-f]{32})-(0|[1-9][0-9]{0,17})")
@@ -72,13 +72,15 @@ def parsed_id(public_id: str) -> tuple[str, int] | None:
     return (f"batch_{found[1]}", int(found[2])) if found else None
 
 
-async def get(db: Database, public_id: str, *, tenant_id: int) -> JobRow | None:
-    """The job; None where there is none, or it is another tenant's."""
+async def get(db: Database, public_id: str, *, tenant_id: int | None) -> JobRow | None:
+    """The job; None where there is none, or it is another tenant's. Without a tenant it may be anybody's."""
     named = parsed_id(public_id)
     if named is None:
         return None
     batch_public_id, position = named
-    statement = sa.select(batches.c.id).where(batches.c.public_id == batch_public_id, batches.c.tenant_id == tenant_id)
+    statement = sa.select(batches.c.id).where(batches.c.public_id == batch_public_id)
+    if tenant_id is not None:
+        statement = statement.where(batches.c.tenant_id == tenant_id)
     async with db.read() as connection:
         batch_id = (await connection.execute(statement)).scalar()
     if batch_id is None:
@@ -136,12 +138,10 @@ async def listed(
 
 async def cancel(db: Database, key: JobKey, *, now: float) -> bool:
     """ready, waiting → cancelled. False when it was neither: a call that is out ends and is kept."""
-    theirs = sa.and_(jobs.c.batch_id == key[0], jobs.c.position == key[1], jobs.c.state.in_(_UNSENT))
-    message = "This job was cancelled before it was answered."
-    return await finish_unsent(db, theirs, State.CANCELLED, code="job_cancelled", message=message, now=now) > 0
+    theirs = sa.and_(jobs.c.batch_id == key[0], jobs.c.position == key[1])
+    return await aborts.cancel_unsent(db, theirs, now=now) > 0
 
 
-_UNSENT: Final = (State.READY.value, State.WAITING.value)
 _NOTHING: Final = sa.literal(None)
 
 

@@ -157,6 +157,23 @@ async def test_a_job_that_was_not_sent_can_be_cancelled_and_tried_again(db):
             assert answer.status_code == 409
 
 
+@pytest.mark.parametrize(("query", "sent"), [({}, {"abort": True}), ({"abort": "true"}, None)])
+async def test_a_call_that_is_out_is_broken_off_where_that_is_asked(db, query, sent):
+    async with mill(db, never) as made:
+        job_id = await submit(made.client, body=chat_body())
+        await eventually(lambda: len(made.upstream.calls) == 1)
+        for harmless in (None, {}, {"abort": False}):
+            refused = await made.client.post(f"/v1/jobs/{job_id}/cancel", json=harmless)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_cancellable")
+        assert "abort" in refused.json()["error"]["message"]
+        assert (await made.client.post(f"/v1/jobs/{job_id}/cancel", json={"abort": 1})).status_code == 400
+        cancelled = await made.client.post(f"/v1/jobs/{job_id}/cancel", params=query, json=sent)
+        assert cancelled.status_code == 200
+        job = await shown(made.client, job_id, **RESULT_WAIT)
+        assert (job["status"], job["error_code"]) == ("cancelled", "job_cancelled")
+        assert [attempt["outcome"] for attempt in job["attempts"]] == ["job_cancelled"]
+
+
 async def test_a_failed_job_tried_again_keeps_its_ledger(db):
     answers = iter([refusal("400 Bad Request", "not now"), chat("now")])
     async with mill(db, lambda _: next(answers)) as made:

@@ -117,6 +117,22 @@ def test_cancel_with_abort_does_not_wait_for_calls_under_way(mill: Mill):
     assert "there is nothing left to cancel" in mill.run("cancel", newest(mill), "--db", mill.db).err
 
 
+def test_a_single_job_is_cancelled_and_its_call_broken_off_only_where_that_is_asked(mill: Mill):
+    server = mill.endpoint(lambda call: chat() if text_of(call) == "2" else never(call))
+    running = mill.start_work(mill.file("in.jsonl", chats(3)), server, "--max-in-flight", 2, "-q")
+    until(lambda: server.in_flight == 2)
+    first, _, last = [f"job_{newest(mill).removeprefix('batch_')}-{n}" for n in range(3)]
+    refused = mill.run("cancel", first, "--db", mill.db)
+    assert (refused.code, "unless --abort breaks it off" in refused.err) == (2, True)
+    assert do(mill, "cancel", last) == f"{last} is cancelled\n"
+    assert do(mill, "cancel", first, "--abort") == f"{first} is cancelled; its call is broken off\n"
+    until(lambda: batch(mill)["cancelled"] == 2)
+    assert "nothing left to cancel" in mill.run("cancel", last, "--db", mill.db).err
+    assert "no job job_" in mill.run("cancel", f"{last}9", "--db", mill.db).err
+    do(mill, "cancel", newest(mill), "--abort")
+    assert running.ended(10).code == 3
+
+
 def test_retry_failed_sends_only_those(mill: Mill):
     mended = False
 

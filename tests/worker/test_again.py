@@ -12,7 +12,9 @@ from promptmill.errors import NotNow
 from promptmill.intake import again as module
 from promptmill.intake.again import Again, start_again
 from promptmill.job import BatchState, State
-from promptmill.store import batches, control, selection
+from promptmill.outcome import Failure, Reason
+from promptmill.store import aborts, batches, claims, control, records, selection, workers
+from promptmill.store.records import Ending
 from promptmill.tables import batches as batch_rows
 from promptmill.tables import file_parts, results
 from tests.conftest import eventually
@@ -125,6 +127,23 @@ async def test_what_was_cancelled_runs_and_its_calls_are_not_broken_off(db):
         assert (row.state, row.aborts_calls, row.cancelling_at) == (BatchState.IN_PROGRESS, False, None)
         await shop.work(batch)
         assert (await shop.now(batch)).succeeded == 3
+
+
+async def test_whose_call_was_to_be_broken_off_before_is_wanted_now(db):
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(1))
+        worker = await workers.register(db, name="w", now=shop.clock())
+        (lane_id,) = await batches.lane_names(db, batch.id)
+        terms = {"worker_id": worker, "lane_id": lane_id, "max_bytes": 1 << 20}
+        (job,) = await claims.claim(db, shares=[(batch.id, 1)], **terms)
+        assert await aborts.ask(db, (batch.id, 0), now=shop.clock())
+        refused = Ending(job, State.FAILED, Failure(Reason.REJECTED, "no"), 1, shop.clock(), shop.clock())
+        await records.record(db, worker_id=worker, endings=[refused], now=shop.clock())
+        assert await again(shop, batch) == Again(1, 0)
+        await aborts.carry_out(db, now=shop.clock())
+        await shop.work(batch)
+        assert (await shop.now(batch)).succeeded == 1
 
 
 async def test_what_expired_has_no_deadline_any_more(db):

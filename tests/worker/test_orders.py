@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from promptmill.handling import AfterCanary, Handling
 from promptmill.job import BatchState, State
 from promptmill.settings import PriceConfig
-from promptmill.store import control, lanes, pauses
+from promptmill.store import aborts, control, lanes, pauses
 from promptmill.store.pauses import EVERYTHING, What
 from promptmill.tables import batches as batch_rows
 from tests.conftest import eventually
@@ -123,6 +123,23 @@ async def test_a_cancelled_batch_has_its_calls_aborted_where_that_was_asked(db):
     results = await shop.results(batch)
     assert {(result.state, result.error_code) for result in results} == {(State.CANCELLED, "batch_cancelled")}
     assert await shop.ledger(batch) == {"batch_cancelled": 7}  # the calls that were out
+
+
+async def test_a_single_job_has_its_call_aborted_where_that_was_asked(db):
+    silent = Silent()
+    async with serve(silent.converse) as server:
+        shop = workshop(db, server.url)
+        batch = await shop.batch(chats(2))
+        async with shop.serving():
+            await eventually(lambda: len(silent.came) == 2)
+            assert await aborts.ask(db, (batch.id, 0), now=shop.clock())
+            asked_at = time.monotonic()
+            await eventually(lambda: silent.hung_up == ["0"])
+            assert time.monotonic() - asked_at < AT_ONCE_SECONDS
+            (result,) = await eventually(lambda: shop.results(batch))
+            assert (result.state, result.error_code) == (State.CANCELLED, "job_cancelled")
+            assert silent.hung_up == ["0"]
+    assert (await shop.ledger(batch))["job_cancelled"] == 1
 
 
 async def is_in(shop, batch, state) -> bool:

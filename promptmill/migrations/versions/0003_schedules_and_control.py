@@ -34,7 +34,7 @@ _NEW_COLUMNS = {
     ),
 }
 
-_TABLES = ("lane_progress", "past_pauses", "pauses", "schedule_fires", "schedules")
+_TABLES = ("lane_progress", "pauses", "schedule_fires", "schedules")
 _NOT_REMOVED = sa.text("removed_at IS NULL")
 _OPEN_FIRES = sa.text("state IN ('due', 'waiting')")
 
@@ -59,14 +59,6 @@ def upgrade() -> None:
         sa.Column("since", sa.Double(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("what", "id", name="pk_promptmill_pauses"),
-    )
-    op.create_table(
-        "promptmill_past_pauses",
-        sa.Column("what", sa.Text(), nullable=False),
-        sa.Column("id", _ID, autoincrement=False, nullable=False),
-        sa.Column("since", sa.Double(), nullable=False),
-        sa.Column("until", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("what", "id", name="pk_promptmill_past_pauses"),
     )
     _schedules()
     _fires()

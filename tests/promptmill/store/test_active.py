@@ -5,8 +5,8 @@ import sqlalchemy as sa
 
 from promptmill.handling import Handling
 from promptmill.limits import Limits
-from promptmill.store import batches, control, pauses
-from promptmill.store.active import Active, aborting, active
+from promptmill.store import batches, pauses
+from promptmill.store.active import Active, active
 from promptmill.store.pauses import EVERYTHING, What
 from promptmill.tables import batch_lanes, tenants
 
@@ -63,14 +63,3 @@ async def test_a_batch_whose_time_has_not_come_is_not_seen(mill):
     await mill.batch(1, handling=Handling(not_before=mill.clock() + 5))
     assert await active(mill.db, now=mill.clock()) == []
     assert await active(mill.db, now=mill.clock() + 5) != []
-
-
-async def test_calls_are_aborted_only_where_that_was_asked_and_until_the_batch_has_ended(mill):
-    kept, aborted, ended = [await mill.batch(2) for _ in range(3)]
-    worker = await mill.worker()
-    for batch in (kept, aborted):
-        await mill.claim(worker, batch, 1)
-    for batch in (kept, aborted, ended):
-        await control.cancel(mill.db, batch_id=batch.id, abort=batch is not kept, now=mill.clock())
-        await control.finish_cancelling(mill.db, batch_id=batch.id, now=mill.clock())
-    assert await aborting(mill.db) == {aborted.id}
