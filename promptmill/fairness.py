@@ -64,15 +64,15 @@ def shares(
     ranks = sorted(groups, reverse=True)
     floors = _floors(ranks, claim, now)
     ahead = 0
-    for rank in ranks:
+    for place, rank in enumerate(ranks):
         kept = sum(floors[lower] for lower in ranks if lower < rank)
         urgent: Urgent[Contender] = Urgent() if now is None else at_risk(
             groups[rank], ahead=ahead, permits=permits, now=now, seconds_per_permit=seconds_per_permit,
         )  # fmt: skip
         claim.give_class(urgent, groups[rank], claim.left - kept)
         ahead += sum(each.ready or 0 for each in groups[rank])
-    for rank in ranks:  # what a lower class had no use for
-        claim.share(groups[rank], claim.left)
+        for higher in ranks[:place]:  # what this class had no use for
+            claim.share(groups[higher], claim.left - kept)
     return sorted(claim.given.items())
 
 
