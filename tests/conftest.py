@@ -2,14 +2,18 @@
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import hypothesis
+import psutil
 import pytest
 import sqlalchemy as sa
 from xdist.remote import Producer
@@ -18,6 +22,24 @@ from xdist.scheduler import LoadScopeScheduling
 from promptmill import schema
 from promptmill.engine import Database
 from tests.redis_server import RedisServer
+
+T = TypeVar("T")
+
+# Thousands of databases, each written to the disk: where there is plenty of memory, they are made there. A disk that is
+# slow, or used by others, would be most of the suite's time.
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the names in it are made by tempfile
+_PLENTY_BYTES = 8 << 30
+if "TMPDIR" not in os.environ and _SHARED_MEMORY.is_dir():
+    _FREE_BYTES = min(psutil.virtual_memory().available, shutil.disk_usage(_SHARED_MEMORY).free)
+    if _FREE_BYTES >= _PLENTY_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_SHARED_MEMORY)
+
+# The same examples in every run: what a change breaks is found by its author, not by whoever comes next. To look for
+# more: pytest --hypothesis-profile search
+_EVER: Any = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}  # no test is about speed
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, **_EVER)
+hypothesis.settings.register_profile("search", max_examples=5_000, **_EVER)
+hypothesis.settings.load_profile("suite")
 
 #: Those that start many processes, or measure: one of them at a time, however many processes run tests.
 _ONE_AT_A_TIME = (
@@ -97,13 +119,30 @@ def postgres_template(postgres_url: str) -> str:
 
     async def make() -> str:
         url = await _new_database(postgres_url)
-        database = Database(url)
-        await schema.migrate(database)
-        await database.aclose()
+        await _migrate(url)
         return sa.make_url(url).database or ""
 
-    with ThreadPoolExecutor(1) as aside:  # a test's loop may be running here
-        return aside.submit(lambda: asyncio.run(make())).result()
+    return _aside(make)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("template") / "migrated.sqlite3"
+    _aside(lambda: _migrate(str(path)))
+    return path
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url)
+    await schema.migrate(database)
+    await database.aclose()
+
+
+def _aside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it in a loop of its own: a test's may be running here."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()
 
 
 @pytest.fixture
@@ -118,7 +157,7 @@ async def postgres_db_url(postgres_url: str, postgres_template: str) -> AsyncIte
 async def db(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database]:
     """An empty database, once of each kind: what holds on one holds on the other."""
     if request.param == "sqlite":
-        server_url, url = "", str(tmp_path / "test.sqlite3")
+        server_url, url = "", str(shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.sqlite3"))
     else:
         server_url = request.getfixturevalue("postgres_url")
         url = await _new_database(server_url, template=request.getfixturevalue("postgres_template"))
@@ -131,10 +170,9 @@ async def db(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Database
 
 
 @pytest.fixture
-async def sqlite_db(tmp_path) -> AsyncIterator[Database]:
+async def sqlite_db(tmp_path, sqlite_template: Path) -> AsyncIterator[Database]:
     """An empty SQLite database, for what does not depend on the kind."""
-    database = Database(str(tmp_path / "test.sqlite3"))
-    await schema.migrate(database)
+    database = Database(str(shutil.copy(sqlite_template, tmp_path / "test.sqlite3")))
     yield database
     await database.aclose()
 

@@ -237,7 +237,7 @@ async def test_cancel_a_large_one_answers_at_once(db: Database):
         await eventually(lambda: shown_in_progress(server, batch["id"]), seconds=60)
         began = time.monotonic()
         answer = await server.client.post(f"/v1/batches/{batch['id']}/cancel", headers=OPENAI)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5.0
         assert answer.json()["status"] in ("cancelling", "cancelled")
         done = await eventually(lambda: ended(server, batch["id"]), seconds=60)
         assert done["request_counts"] == {"total": 20_000, "completed": 0, "failed": 20_000}

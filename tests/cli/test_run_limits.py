@@ -29,7 +29,7 @@ def test_as_few_as_60_requests_a_minute(mill):
     started = time.monotonic()
     assert mill.work(prompts, server, "--rpm", 60).code == 0
     assert server.stats.requests == 4
-    assert 2.5 < time.monotonic() - started < 8.0
+    assert 2.5 < time.monotonic() - started < 20.0
 
 
 def test_tokens_a_minute(mill):
@@ -85,7 +85,7 @@ def test_a_call_of_minutes_holds_nobody_back(mill):
     endpoint = mill.endpoint(answers)
     started = time.monotonic()
     assert mill.work(mill.file("prompts.jsonl", chats(100)), endpoint, "--max-in-flight", 16).code == 0
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15.0
 
 
 @pytest.mark.parametrize("for_machines", [False, True], ids=["people", "machines"])

@@ -110,7 +110,7 @@ def test_who_cannot_be_answered_in_time_is_told_to_come_again_and_is_given_its_a
     started = time.monotonic()
     answer = httpx.post(f"{served.url}/v1/chat/completions", json=CHAT, headers=AGAIN, timeout=30)
     assert answer.status_code == 200
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
     assert calls(simulator) == 1
     assert served.stop() == 0
 

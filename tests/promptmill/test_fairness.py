@@ -259,7 +259,7 @@ def test_a_thousand_contenders_and_five_hundred_permits_take_milliseconds():
     ]
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         shares(contenders, 500, now=0.0, seconds_per_permit=0.1)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     assert best < 0.05  # 3 ms where nobody else is; the bound catches what is quadratic

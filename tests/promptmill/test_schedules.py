@@ -247,9 +247,9 @@ def test_looking_often_or_seldom_no_fire_is_run_twice(waits, policy, jitter):
 
 @pytest.mark.parametrize("policy", Missed)
 def test_a_year_of_missed_minutes_is_looked_at_from_its_end(policy):
-    began = time.perf_counter()
+    began = time.process_time()
     found = due(cron("* * * * *", BERLIN, missed=policy), last_fire=1.7e9, now=1.7e9 + 365 * 86_400 + 30)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert len(found.run) == (100 if policy is Missed.ALL else 1)
     assert found.left_out > 1_000
     far = due(cron("@yearly", missed=policy, catch_up=2), last_fire=0.0, now=at("2026-07-01 00:00"))

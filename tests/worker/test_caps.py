@@ -17,13 +17,16 @@ from tests.worker.endpoint import chat, endpoint, text_of
 from tests.worker.workshop import chats, workshop
 from worker.caps import Caps
 from worker.limits.memory import MemoryLimiter
+from worker.probe import HANDFUL
 
 
 class AtOnce:
     """Answers after a moment, and sees how many calls of each hundred are there at once."""
 
-    def __init__(self, seconds: float = 0.02) -> None:
+    def __init__(self, seconds: float = 0.02, full: int = 0) -> None:
         self.seconds = seconds
+        self.full = full  # answer all but the first few only when so many are there
+        self.is_full = asyncio.Event()
         self.now: Counter[int] = Counter()
         self.peak: Counter[int] = Counter()
         self.came: list[int] = []
@@ -33,7 +36,11 @@ class AtOnce:
         self.came.append(which)
         self.now[which] += 1
         self.peak[which] = max(self.peak[which], self.now[which])
+        if sum(self.now.values()) >= self.full:
+            self.is_full.set()
         try:
+            if len(self.came) > HANDFUL:
+                await self.is_full.wait()
             await asyncio.sleep(self.seconds)
         finally:
             self.now[which] -= 1
@@ -52,15 +59,14 @@ async def new_tenant(db, name: str, **values) -> int:
 
 
 async def test_a_batch_with_a_cap_keeps_it_and_the_others_use_the_rest(db):
-    answers = AtOnce()
+    answers = AtOnce(full=20)
     async with endpoint(answers) as upstream:
         shop = workshop(db, upstream.url, max_in_flight=20)
         capped = await shop.batch(chats(60), handling=Handling(max_in_flight=3))
         free = await shop.batch(chats(100, first=100))
         async with shop.serving() as drain:
             await eventually(lambda: drain.counts.succeeded == 160)
-    assert answers.peak[0] == 3
-    assert answers.peak[1] >= 16
+    assert (answers.peak[0], answers.peak[1]) == (3, 17)
     assert answers.came.index(1) < 20  # nobody waited for the other
     assert [(await shop.now(each)).state.value for each in (capped, free)] == ["completed"] * 2
 
@@ -99,7 +105,7 @@ async def test_a_rate_of_a_batch_is_kept_and_the_drain_does_not_ask_all_the_time
         began = time.monotonic()
         await shop.work(batch)
         seconds = time.monotonic() - began
-    assert 1.2 < seconds < 4.0  # 15 calls at 10 a second
+    assert 1.2 < seconds < 10.0  # 15 calls at 10 a second
     assert asked < 30 * seconds
 
 
@@ -110,7 +116,7 @@ async def test_a_rate_of_tokens_counts_what_answers_take(sqlite_db):
         batch = await shop.batch(chats(60), handling=Handling(tokens_per_minute=30_000))
         began = time.monotonic()
         await shop.work(batch)
-        assert time.monotonic() - began < 6.0  # 600 tokens at 500 a second; 16,000 would take half a minute
+        assert time.monotonic() - began < 15.0  # 600 tokens at 500 a second; 16,000 would take half a minute
 
 
 async def test_caps_come_change_and_go_while_calls_are_out(sqlite_db):

@@ -148,7 +148,7 @@ async def test_a_drain_without_an_end_goes_on_and_takes_single_jobs_when_it_is_w
                 began = time.monotonic()
                 drain.wake()
                 await eventually(lambda n=n: drain.counts.succeeded == n)
-                assert time.monotonic() - began < 1.5
+                assert time.monotonic() - began < 5.0
                 assert not await shop.unfinished(batch)
 
 
