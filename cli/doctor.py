@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import typer
 from redis.exceptions import RedisError
 
-from cli.standstill import named
+from cli import standstill
 from promptmill import schema
 from promptmill.engine import Database
 from promptmill.errors import PromptmillError
@@ -70,7 +70,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await _clock(db, now))
         findings += await _workers(db, now)
         findings += await _lanes(db, now)
-        findings += [Finding("note", "paused", named(pause, name)) for pause, name in await pauses.named(db)]
+        findings += [Finding("note", "paused", standstill.named(pause, name)) for pause, name in await pauses.named(db)]
     except (OSError, sa.exc.SQLAlchemyError, PromptmillError) as error:
         words = str(getattr(error, "orig", None) or error).partition("\n")[0]
         findings.append(Finding("wrong", "database", f"cannot be used: {words}"))
@@ -122,7 +122,10 @@ async def _workers(db: Database, now: float) -> list[Finding]:
 
 async def _lanes(db: Database, now: float) -> list[Finding]:
     findings = []
+    not_served = (await workers.at_work(db, now=now)).not_served
     for row in await lanes.read(db):
+        if row.id in not_served:
+            findings.append(Finding("wrong", f"lane {row.model}", standstill.not_served(row)))
         if row.state is LaneState.HALTED:
             words = f"halted: {row.reason}; when it is mended: promptmill resume"
             findings.append(Finding("wrong", f"lane {row.model}", words))

@@ -20,6 +20,7 @@ _WAITS: Final = {
     Wait.HALTED: ("a lane is halted", "when that is mended"),
     Wait.CANCELLING: ("it is being cancelled", ""),
     Wait.NO_WORKER: ("no worker is at work yet", "once one is"),
+    Wait.NOT_SERVED: ("no worker serves its upstream (see promptmill doctor)", "once one does"),
     Wait.NO_ANSWERS: ("nothing has ended for a long time", "at the pace before"),
     Wait.UNKNOWN: ("how long it takes cannot be told yet", ""),
 }

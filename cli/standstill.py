@@ -13,6 +13,7 @@ from promptmill.job import BATCH_FINISHED
 from promptmill.store import batches, canary, control, pauses
 from promptmill.store.batches import BatchRow
 from promptmill.store.budgets import BUDGET
+from promptmill.store.lanes import LaneRow
 from promptmill.store.pauses import Pause, What
 
 
@@ -67,6 +68,14 @@ def named(pause: Pause, name: str | None) -> str:
             return f"the tenant {name} (promptmill resume --tenant {name})"
         case What.LANE:
             return f"the lane {name} (promptmill resume --lane {pause.id})"
+
+
+def not_served(lane: LaneRow) -> str:
+    """Why the jobs of a lane wait for ever, and what to do."""
+    return (
+        f"no worker serves {lane.upstream}; start one that knows it (PROMPTMILL_UPSTREAM_URL, or [[upstream]] in "
+        "promptmill.toml), or cancel what was submitted for it"
+    )
 
 
 async def is_paused(db: Database, batch: BatchRow) -> bool:

@@ -13,7 +13,7 @@ from cli import standstill, status_view
 from cli.batch_detail import Detail, batch_facts, detail_facts, read_detail
 from cli.database import existing_database
 from promptmill.settings import load
-from promptmill.store import batches, pauses
+from promptmill.store import batches, lanes, pauses, workers
 from promptmill.store.batches import BatchRow
 from promptmill.store.pauses import What
 
@@ -30,12 +30,12 @@ def status(
     """Show the batches, or one of them in detail."""
     now = time.time()
     if batch is None and not failures:
-        rows, notes, elsewhere = asyncio.run(_listed(db, now))
+        rows, notes, others = asyncio.run(_listed(db, now))
         if as_json:
             _print_json({"batches": [batch_facts(row) | {"waits_for": notes.get(row.id)} for row in rows]})
         else:
             status_view.print_batches(rows, notes=notes, now=now, file=sys.stdout)
-            print("".join(f"paused: {words}\n" for words in elsewhere), end="")
+            print("".join(f"{words}\n" for words in others), end="")
         return
     detail = asyncio.run(_read(db, batch, with_examples=failures, now=now))
     if as_json:
@@ -50,8 +50,10 @@ async def _listed(option: str | None, now: float) -> tuple[list[BatchRow], dict[
         paused = await pauses.named(db)
         own = {pause.id for pause, _ in paused if pause.what is What.BATCH}
         notes = {row.id: standstill.note(row, is_paused=row.id in own, now=now) for row in rows}
-        elsewhere = [standstill.named(pause, name) for pause, name in paused if pause.what is not What.BATCH]
-        return rows, {batch_id: note for batch_id, note in notes.items() if note is not None}, elsewhere
+        others = [f"paused: {standstill.named(pause, name)}" for pause, name in paused if pause.what is not What.BATCH]
+        if not_served := (await workers.at_work(db, now=now)).not_served:
+            others += [f"{row.model}: {standstill.not_served(row)}" for row in await lanes.read(db, not_served)]
+        return rows, {batch_id: note for batch_id, note in notes.items() if note is not None}, others
 
 
 async def _read(option: str | None, reference: str | None, *, with_examples: bool, now: float) -> Detail:

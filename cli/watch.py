@@ -95,12 +95,15 @@ class _Look:
 async def _why(db: Database, batch: BatchRow, states: dict[State, int]) -> str:
     """Why it is not faster, as far as the database tells."""
     now = time.time()
-    if not states.get(State.RUNNING) and not await workers.alive(db, now=now):
+    at_work = await workers.at_work(db, now=now)
+    if not states.get(State.RUNNING) and at_work.since is None:
         return "no worker is alive: start one, or see promptmill doctor"
     names = await batches.lane_names(db, batch.id)
     reasons = []
     for row in await lanes.read(db, names):
-        if row.state is LaneState.HALTED:
+        if row.id in at_work.not_served:
+            reasons.append(f"{row.model}: {standstill.not_served(row)}")
+        elif row.state is LaneState.HALTED:
             reasons.append(f"{row.model} halted: {row.reason} (mend it, then: promptmill resume)")
         elif row.paused_until is not None and row.paused_until > now:
             reasons.append(f"{row.model} paused for {row.paused_until - now:.0f} s")

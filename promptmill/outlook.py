@@ -27,10 +27,11 @@ from promptmill.handling import Handling
 from promptmill.job import BATCH_FINISHED, BatchState, LaneState
 from promptmill.limits import Limits
 from promptmill.settings import Settings, UpstreamConfig
-from promptmill.store import lanes, outlook, sums
+from promptmill.store import lanes, outlook, sums, workers
 from promptmill.store.batches import BatchRow
 from promptmill.store.outlook import Learned, Queued, TenantTerms
 from promptmill.store.sums import Progress
+from promptmill.store.workers import AtWork
 from promptmill.turns import UNKNOWN, Standing, Tempo, played, standing
 
 #: How far back it is looked for a lane's pace.
@@ -52,6 +53,7 @@ class Wait(StrEnum):
     HALTED = "halted"  # a lane is, by what its upstream said
     CANCELLING = "cancelling"
     NO_WORKER = "no_worker"
+    NOT_SERVED = "not_served"  # no worker knows the upstream of one of its lanes
     NO_ANSWERS = "no_answers"  # for a long time nothing has ended on one of its lanes
     UNKNOWN = "unknown"  # no answer yet, and no limit to go by
 
@@ -222,7 +224,7 @@ class _View:
     progress: dict[int, list[Progress]]
     learned: dict[int, Learned]
     tenants: dict[int, TenantTerms]
-    working_since: float | None  # None: no worker is alive
+    at_work: AtWork
     #: Lane id → what was played of it.
     plays: dict[int, dict[int, float]] = field(default_factory=dict)
 
@@ -269,8 +271,10 @@ class _View:
             return Wait.PAUSED
         if any(self.lanes[lane_id].state is LaneState.HALTED for lane_id in open_lanes):
             return Wait.HALTED
-        if self.working_since is None:
+        if self.at_work.since is None:
             return Wait.NO_WORKER
+        if not self.at_work.not_served.isdisjoint(open_lanes):
+            return Wait.NOT_SERVED
         if row.not_before is not None and row.not_before > self.now:
             return Wait.NOT_BEFORE
         waits = [lane_id for lane_id in open_lanes if self.lanes[lane_id].paused_until <= self.now]
@@ -348,7 +352,7 @@ class _View:
             self.progress[lane_id],
             bucket_seconds=sums.BUCKET_SECONDS,
             busy_since=min((each.since for each in pressing), default=None),
-            working_since=self.working_since or 0.0,
+            working_since=self.at_work.since or 0.0,
             done=own.done,
             pause=max((_pause(pressing, self.now), self._away(lane_id)), key=lambda each: each[1] if each else 0.0),
             limits=_limits(self.upstreams.get(self.lanes[lane_id].upstream)),
@@ -358,7 +362,7 @@ class _View:
     def _away(self, lane_id: int) -> tuple[float, float] | None:
         """From when to when nobody was at work, before the workers of now: a stop is no slowness either. It came
         somewhere in the last bucket in which something ended."""
-        since = self.working_since
+        since = self.at_work.since
         if since is None:
             return None
         before = [each.bucket for each in self.progress[lane_id] if (each.bucket + 1) * sums.BUCKET_SECONDS <= since]
@@ -421,7 +425,7 @@ async def _view(
         progress,
         await outlook.learned(db, numbers),
         await outlook.tenant_terms(db, owners | set(tenant_ids)),
-        await outlook.working_since(db, now=now),
+        await workers.at_work(db, now=now),
     )
 
 

@@ -87,6 +87,8 @@ class Lane:
     pause: Pause | None = None
     #: For upstreams whose rate nobody told us.
     pace: LearnedRate = field(default_factory=LearnedRate)
+    #: Does this worker know its upstream?
+    is_configured: bool = True
     #: What kept the last round from starting more calls, for people to see; "" when nothing did.
     waiting_for: str = ""
     _released: int = 0
@@ -289,7 +291,7 @@ class Lanes:
             # Another worker may have it; this one leaves the lane alone, and says why once.
             words = f"the upstream {row.upstream} is not configured here"
             log.warning("%s: its jobs for %s are left to others", words, row.model)
-            lane = Lane(row, key_probe(), model_probe(), Limits(), shared=False, learned=Learned())
+            lane = Lane(row, key_probe(), model_probe(), Limits(), shared=False, learned=Learned(), is_configured=False)
             lane.model.halted = Failure(Reason.NOT_AVAILABLE, words)
             return lane
         limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.max_in_flight)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from promptmill.store.workers import NOT_CONFIGURED
 from worker.calls import Calls
 from worker.claiming import Claiming
 from worker.lane import HELD_BY_CAPS, LEARNED_PACE, Lane, Lanes
@@ -158,7 +159,7 @@ class Starting:
         """For how many seconds, where that is so whatever the limiter says."""
         now = self._clock()
         if room == 0:
-            lane.waiting_for = "halted" if lane.halted else "first answers"
+            lane.waiting_for = _shut(lane)
             return lane.opens_in(now) or POLL_SECONDS
         if free_bytes <= 0 and self._calls:
             lane.waiting_for = "bytes"
@@ -178,6 +179,13 @@ class Starting:
         lane.waiting_for = HELD_BY_CAPS
         self._hurry(self._calls.caps.fewest_places)
         return min(blocked, POLL_SECONDS)
+
+
+def _shut(lane: Lane) -> str:
+    """Why a lane lets no call through."""
+    if not lane.is_configured:
+        return NOT_CONFIGURED
+    return "halted" if lane.halted else "first answers"
 
 
 def _held_to(one: _Able, count: int) -> str:

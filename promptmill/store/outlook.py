@@ -14,8 +14,7 @@ from promptmill.limits import Limits
 from promptmill.store.pauses import of_work
 from promptmill.store.records import SUCCEEDED
 from promptmill.store.rows import batch_in
-from promptmill.store.workers import LEASE_SECONDS
-from promptmill.tables import batch_lanes, batches, jobs, lane_outcomes, past_pauses, pauses, results, tenants, workers
+from promptmill.tables import batch_lanes, batches, jobs, lane_outcomes, past_pauses, pauses, results, tenants
 
 #: Jobs of which a batch's mean prompt is told.
 _SAMPLE: Final = 500
@@ -109,16 +108,6 @@ async def tenant_terms(db: Database, tenant_ids: Iterable[int]) -> dict[int, Ten
     ).where(db.any_of(tenants.c.id, tenant_ids))  # fmt: skip
     async with db.read() as connection:
         return {id_: TenantTerms(weight, Limits(*caps)) for id_, weight, *caps in await connection.execute(statement)}
-
-
-async def working_since(db: Database, *, now: float) -> float | None:
-    """When the oldest of the workers began that are alive; None where none is."""
-    alive = sa.and_(workers.c.stopped_at.is_(None), workers.c.heartbeat_at >= now - LEASE_SECONDS)
-    async with db.read() as connection:
-        found: float | None = (
-            await connection.execute(sa.select(sa.func.min(workers.c.started_at)).where(alive))
-        ).scalar()
-        return found
 
 
 async def tenant_named(db: Database, name: str) -> int | None:

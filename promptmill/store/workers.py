@@ -6,6 +6,8 @@ frozen finds, when it wakes, that its writes match nothing (see `records`).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -19,6 +21,17 @@ from promptmill.tables import attempts, jobs, workers
 HEARTBEAT_SECONDS = 5.0
 #: Three missed heartbeats, less a little: jobs of a dead worker run again within three.
 LEASE_SECONDS = 12.5
+#: What a worker says of a lane with jobs whose upstream it does not know.
+NOT_CONFIGURED: Final = "not_configured"
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """Those that are alive."""
+
+    since: float | None  # when the oldest of them began; None: there is none
+    #: Lanes with jobs for which none of them knows the upstream.
+    not_served: frozenset[int]
 
 
 async def register(db: Database, *, name: str, now: float) -> int:
@@ -57,6 +70,25 @@ async def alive(db: Database, *, now: float, lease_seconds: float = LEASE_SECOND
         statement = sa.select(sa.func.count()).select_from(workers)
         statement = statement.where(workers.c.stopped_at.is_(None), workers.c.heartbeat_at >= now - lease_seconds)
         return int((await connection.execute(statement)).scalar_one())
+
+
+async def at_work(db: Database, *, now: float) -> AtWork:
+    """What those that are alive say."""
+    statement = sa.select(workers.c.started_at, workers.c.waiting_for).where(
+        workers.c.stopped_at.is_(None), workers.c.heartbeat_at >= now - LEASE_SECONDS
+    )
+    async with db.read() as connection:
+        rows = (await connection.execute(statement)).all()
+    unknown = [_not_configured(row.waiting_for) for row in rows]
+    return AtWork(
+        min((row.started_at for row in rows), default=None),
+        frozenset.intersection(*unknown) if unknown else frozenset(),
+    )
+
+
+def _not_configured(waiting_for: str | None) -> frozenset[int]:
+    waits: dict[str, str] = json.loads(waiting_for) if waiting_for else {}
+    return frozenset(int(lane_id) for lane_id, cause in waits.items() if cause == NOT_CONFIGURED)
 
 
 async def silent(db: Database, *, now: float, lease_seconds: float = LEASE_SECONDS) -> list[int]:

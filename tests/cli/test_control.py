@@ -6,9 +6,12 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
 
+from promptmill.engine import Database
+from promptmill.store import lanes, workers
 from tests.cli.mill import REPOSITORY, Mill, chats, until
 from tests.worker.endpoint import chat, never, refusal, text_of
 
@@ -228,6 +231,24 @@ def test_lanes_tenants_and_everything_are_paused_by_name(mill: Mill):
     ended = mill.run("pause", "--lane", "none/such", "--db", mill.db)
     assert (ended.code, "there are: 1: test/plain" in ended.err) == (2, True)
     assert "say what to pause" in mill.run("pause", "--db", mill.db).err
+
+
+def test_a_lane_that_no_worker_serves_is_told_with_what_to_do(mill: Mill):
+    do(mill, "submit", mill.file("in.jsonl", chats(2)))
+
+    async def work_for_another_upstream() -> None:
+        db = Database(str(mill.db))
+        worker_id = await workers.register(db, name="w", now=time.time())
+        says = dict.fromkeys([row.id for row in await lanes.read(db)], workers.NOT_CONFIGURED)
+        await workers.heartbeat(db, worker_id=worker_id, in_flight=0, now=time.time(), waiting_for=says)
+        await db.aclose()
+
+    asyncio.run(work_for_another_upstream())
+    told = "no worker serves https://api.together.xyz/v1; start one that knows it (PROMPTMILL_UPSTREAM_URL"
+    found = mill.run("doctor", "--db", mill.db)
+    assert (found.code, f"✗ lane test/plain: {told}" in found.out) == (1, True)
+    assert f"test/plain: {told}" in do(mill, "status")
+    assert "no worker serves its upstream (see promptmill doctor)" in do(mill, "status", newest(mill))
 
 
 def test_what_starts_later_is_not_started_before(mill: Mill):

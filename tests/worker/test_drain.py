@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -150,6 +151,24 @@ async def test_a_drain_without_an_end_goes_on_and_takes_single_jobs_when_it_is_w
                 await eventually(lambda n=n: drain.counts.succeeded == n)
                 assert time.monotonic() - began < 5.0
                 assert not await shop.unfinished(batch)
+
+
+async def test_a_worker_says_which_lanes_it_does_not_serve(db, monkeypatch):
+    monkeypatch.setattr(workers, "HEARTBEAT_SECONDS", 0.1)
+    async with endpoint(lambda _: chat()) as upstream:
+        shop = workshop(db, upstream.url)
+        batch = await shop.batch(chats(3))
+        (lane_id,) = await batches.lane_names(db, batch.id)
+        (known,) = shop.settings.upstreams
+        shop.settings = replace(shop.settings, upstreams=(replace(known, name="another"),))
+
+        async def not_served():
+            return (await workers.at_work(db, now=shop.clock())).not_served
+
+        async with shop.serving():
+            assert await eventually(not_served) == {lane_id}
+        assert not upstream.calls
+        assert await not_served() == frozenset()  # nobody is there any more
 
 
 async def test_a_small_batch_for_a_model_that_is_not_there_halts_and_is_seen(db):

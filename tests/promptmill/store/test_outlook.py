@@ -19,6 +19,7 @@ from promptmill.store import outlook as rows
 from promptmill.store.batches import NewBatch
 from promptmill.store.pauses import What
 from promptmill.store.sums import CallMade
+from promptmill.store.workers import NOT_CONFIGURED
 from promptmill.tables import batches as batch_table
 from promptmill.tables import tenants
 from promptmill.turns import played
@@ -416,6 +417,23 @@ async def test_reasons_why_it_does_not_go_on(yard, clock):
     await control.cancel(yard.db, batch_id=batch.id, abort=False, now=clock())
     cancelling = await batches.get(yard.db, batch.id)
     assert (await yard.look(cancelling)).reason is Wait.CANCELLING
+
+
+async def test_a_lane_whose_upstream_no_worker_knows(yard, clock):
+    batch = await yard.batch(1_000)
+    (lane_id,) = await batches.lane_names(yard.db, batch.id)
+    clock.advance(50)
+    for others in ({}, {lane_id + 1: NOT_CONFIGURED}, {lane_id: "halted"}):
+        worker_id = await workers.register(yard.db, name="w", now=clock())
+        says = {lane_id: NOT_CONFIGURED, lane_id + 1: "requests"}
+        await workers.heartbeat(yard.db, worker_id=worker_id, in_flight=0, now=clock(), waiting_for=says)
+        assert (await yard.look(batch)).reason is Wait.NOT_SERVED
+        other_id = await workers.register(yard.db, name="other", now=clock())
+        await workers.heartbeat(yard.db, worker_id=other_id, in_flight=0, now=clock(), waiting_for=others)
+        assert (await yard.look(batch)).reason is not Wait.NOT_SERVED
+        for id_ in (worker_id, other_id):
+            await workers.stopped(yard.db, worker_id=id_, now=clock())
+    assert (await yard.look(batch)).reason is Wait.NO_WORKER
 
 
 async def test_nothing_is_told_of_what_is_read_or_finished(yard, clock):
