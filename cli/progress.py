@@ -152,16 +152,25 @@ def view(s: Snapshot, title: str) -> Group:
         ("⇄ ", "cyan"), f"{s.in_flight:,} in flight   ",
         f"{quantity(s.jobs_per_second)} jobs/s   {quantity(s.tokens_per_second)} tokens/s",
     )  # fmt: skip
-    return Group(Text(title, style="bold"), facts, counts, Text(s.waiting_for, style="yellow"))
+    return Group(
+        _folded(Text(title, style="bold")), facts, _folded(counts), _folded(Text(s.waiting_for, style="yellow"))
+    )
+
+
+def _folded(text: Text) -> Text:
+    """At the terminal's width, also where a long line is said above it: what runs over is not erased again."""
+    text.no_wrap, text.overflow = False, "fold"
+    return text
 
 
 class Progress(AbstractAsyncContextManager["Progress"]):
     """Shows the run while it is entered. Everything but JSON goes to stderr: stdout may be the results."""
 
-    def __init__(self, meter: Meter, title: str, mode: Mode) -> None:
+    def __init__(self, meter: Meter, title: str, mode: Mode, console: Console) -> None:
         self._meter = meter
         self._title = title
         self._mode = mode
+        self._console = console
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -176,8 +185,7 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _live(self) -> None:
-        console = Console(stderr=True)
-        with Live(view(self._meter.snapshot(), self._title), console=console, auto_refresh=False) as live:
+        with Live(view(self._meter.snapshot(), self._title), console=self._console, auto_refresh=False) as live:
             try:
                 while True:
                     live.update(view(self._meter.snapshot(), self._title), refresh=True)

@@ -204,7 +204,7 @@ async def _work(
     mode = progress.mode_for(as_json=options.as_json, quiet=options.quiet)
     try:
         with stopping_on_signals(first, drain.abandon):
-            async with forecast.looking(), progress.Progress(meter, tell.title(settings, batch), mode):
+            async with forecast.looking(), progress.Progress(meter, tell.title(settings, batch), mode, tell.console):
                 await drain.run(stop)
     finally:
         await desk.aclose()

@@ -31,11 +31,12 @@ class Teller:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self._as_json = as_json
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        #: What is shown live while something is said has to be shown on this one, too.
+        self.console = Console(stderr=True, highlight=False)
 
     def say(self, words: str) -> None:
         """One line, however long: a command in it is to be copied."""
-        self._console.print(Text(words), soft_wrap=True)
+        self.console.print(Text(words), soft_wrap=True)
 
     def title(self, settings: Settings, batch: BatchRow) -> str:
         """What the progress view is headed with."""
@@ -59,7 +60,7 @@ class Teller:
 
     def reading(self) -> "_Reading":
         """While the input is read: call what it gives with the number of lines so far."""
-        return _Reading(self._console, shown=not (self._quiet or self._as_json))
+        return _Reading(self.console, shown=not (self._quiet or self._as_json))
 
     def bad_lines(self, errors: Iterable[object], total: int, what: str) -> None:
         """The first of them, and how many there are."""
@@ -88,7 +89,7 @@ class Teller:
             words = f"{upstream} answered {failure.status or failure.reason.value}: {failure.message}\n→ {advice}"
             if words not in told:
                 told.add(words)
-                self._console.print(Text(words, style="red"))
+                self.console.print(Text(words, style="red"), soft_wrap=True)
         self.say(f"{unfinished:,} jobs wait; when it is mended, the same line goes on: {self.command_line()}")
 
     def summary(self, batch: BatchRow, *, exit_code: int) -> None:

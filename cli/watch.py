@@ -43,7 +43,8 @@ async def _watch(reference: str | None, option: str | None, *, as_json: bool) ->
         look = _Look(found, Forecast(db, load(os.environ, database_url=option), found.id, time.time))
         meter = progress.Meter(found.total, look)
         mode = progress.mode_for(as_json=as_json, quiet=False)
-        async with progress.Progress(meter, f"{found.source}   {found.public_id}", mode):
+        tell = Teller(as_json=as_json, quiet=False)
+        async with progress.Progress(meter, f"{found.source}   {found.public_id}", mode, tell.console):
             while look.batch.state not in BATCH_FINISHED:
                 try:
                     await look.again(db)
@@ -52,7 +53,7 @@ async def _watch(reference: str | None, option: str | None, *, as_json: bool) ->
                         raise
                     look.lost(error)
                 await asyncio.sleep(_POLL_SECONDS)
-        Teller(as_json=as_json, quiet=False).summary(look.batch, exit_code=_exit_code(look.batch))
+        tell.summary(look.batch, exit_code=_exit_code(look.batch))
         return _exit_code(look.batch)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import threading
 from pathlib import Path
 
@@ -203,12 +204,13 @@ def test_plain_lines_go_where_the_flags_say(mill):
     assert {call.line for call in endpoint.calls} == {"POST /v1/embeddings HTTP/1.1"}
 
 
-def test_a_terminal_is_shown_a_live_view(mill):
+def on_a_terminal(mill, server, count, when_begun=None):
+    """`promptmill run`, and what it wrote to its terminal."""
     ours, theirs = pty.openpty()
-    server = mill.simulator(latency_seconds=(0.3, 0.3))
-    prompts = mill.file("prompts.jsonl", chats(10))
-    run = mill.start_work(prompts, server, stderr=theirs)
+    run = mill.start_work(mill.file("prompts.jsonl", chats(count)), server, "--max-in-flight", 10, stderr=theirs)
     os.close(theirs)
+    if when_begun is not None:
+        when_begun(run)
     seen = b""
     while True:
         try:
@@ -217,10 +219,30 @@ def test_a_terminal_is_shown_a_live_view(mill):
             break
         seen += chunk
     os.close(ours)
-    assert run.ended().code == 0
+    return run.ended().code, seen
+
+
+def test_a_terminal_is_shown_a_live_view(mill):
+    code, seen = on_a_terminal(mill, mill.simulator(latency_seconds=(0.3, 0.3)), 10)
+    assert code == 0
     assert b"in flight" in seen
     assert b"10 of 10" in seen
     assert b"10 succeeded, 0 failed" in seen
+
+
+def test_what_is_said_meanwhile_stands_above_the_live_view(mill):
+    """Else the next frame erases it."""
+    server = mill.simulator(latency_seconds=(0.5, 0.5))
+
+    def interrupted(run) -> None:
+        until(lambda: mill.count_done() >= 10 and server.stats.in_flight == 10)
+        run.signal(signal.SIGINT)
+
+    code, seen = on_a_terminal(mill, server, 100, interrupted)
+    assert code == 130
+    before, _, after = seen.partition(b"stopping: waiting up to 10 s")
+    assert before.endswith((b"\x1b[1A\x1b[2K", b"\r\x1b[2K"))  # the last frame is gone
+    assert after.startswith(b" for 10 calls under way; Ctrl-C again gives them back at once\r\n")
 
 
 @pytest.mark.parametrize("words", [("--help",), ("run", "--help")])
