@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -24,6 +25,10 @@ from promptmill.engine import Database
 from tests.redis_server import RedisServer
 
 T = TypeVar("T")
+
+# Hundreds of processes are started: each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Thousands of databases, each written to the disk: where there is plenty of memory, they are made there. A disk that is
 # slow, or used by others, would be most of the suite's time.

@@ -139,14 +139,12 @@ def test_every_command_works_through_to_a_finished_batch_and_a_clean_stop(stack)
 
 
 @pytest.fixture
-def stack(monkeypatch, tmp_path_factory) -> Iterator["Stack"]:
+def stack(monkeypatch) -> Iterator["Stack"]:
     for name in [name for name in os.environ if name.startswith("PROMPTMILL_") or name.endswith("_API_KEY")]:
         monkeypatch.delenv(name)
     with tempfile.TemporaryDirectory(prefix="promptmill-compose-") as folder:
         Path(folder).chmod(0o755)  # as root PostgreSQL runs as another user, who has to get in
-        # Where Python may not keep compiled modules beside their sources: a place for this session's.
-        place = {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.getbasetemp() / "compiled")}
-        stack = Stack(Path(folder), place if sys.dont_write_bytecode else {})
+        stack = Stack(Path(folder))
         try:
             yield stack
         finally:
@@ -156,9 +154,8 @@ def stack(monkeypatch, tmp_path_factory) -> Iterator["Stack"]:
 class Stack:
     """`docker compose`, as far as this file needs it."""
 
-    def __init__(self, folder: Path, compiled: dict[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.compiled = compiled
         self.started: dict[str, subprocess.Popen[bytes]] = {}
         self.well: set[str] = set()
         #: As in `promptmill up`; it also does what the image's entry point does: makes the database.
@@ -278,7 +275,6 @@ class Stack:
         return {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            **self.compiled,
             "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
             **{key: self.here(name, str(value)) for key, value in filled.items() if value is not None},
         }

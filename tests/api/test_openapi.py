@@ -42,7 +42,7 @@ CHECKS = [
     response_headers_conformance,
 ]  # fmt: skip
 #: Of each operation, and of each kind: what the document allows, and what it does not.
-EXAMPLES = int(os.environ.get("PROMPTMILL_OPENAPI_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("PROMPTMILL_OPENAPI_EXAMPLES", "3"))
 #: Nobody waits longer than this for a batch or a job to end.
 LONGEST_WAIT = 0.05
 CLIENTS: tuple[dict[str, str], ...] = ({}, OPENAI, TOGETHER)

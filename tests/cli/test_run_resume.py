@@ -15,10 +15,10 @@ from tests.cli.mill import chats, until
 def test_killed_half_way(mill):
     """Every job has one result, and nothing that was answered is sent again but for what was in flight."""
     total, at_once = 600, 20
-    server = mill.simulator(latency_seconds=(0.01, 0.05))
+    server = mill.simulator(latency_seconds=(0.05, 0.3))
     prompts = mill.file("prompts.jsonl", chats(total))
     run = mill.start_work(prompts, server, "--max-in-flight", at_once)
-    until(lambda: mill.count_done() >= total // 2)
+    until(lambda: mill.count_done() >= total // 2 and server.stats.in_flight >= at_once // 2)
     run.kill()
     done = mill.count_done()
     assert done < total

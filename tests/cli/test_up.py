@@ -53,11 +53,11 @@ def folder() -> Iterator[Path]:
 class Up:
     """`promptmill up` in a process of its own, and other commands beside it."""
 
-    def __init__(self, folder: Path, compiled: dict[str, str], *words: str) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.folder = folder
         self.out_file = folder / "out"
         kept = {n: v for n, v in os.environ.items() if not n.startswith("PROMPTMILL_") and not n.endswith("_API_KEY")}
-        self.environ = {**kept, **compiled, "PYTHONPATH": str(REPOSITORY)}
+        self.environ = {**kept, "PYTHONPATH": str(REPOSITORY)}
         with self.out_file.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli", "up", "--port", "0", *words],
@@ -99,23 +99,15 @@ class Up:
 
 
 @pytest.fixture
-def compiled(tmp_path_factory) -> dict[str, str]:
-    """Where Python may not keep compiled modules beside their sources: a place for this session's."""
-    if not sys.dont_write_bytecode:
-        return {}
-    return {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.getbasetemp() / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
-
-
-@pytest.fixture
 def endpoint() -> Iterator[SimulateServer]:
     servers = Servers()
     yield servers.start(SimulateServer(SimulateConfig(port=0, latency_seconds=(0.05, 0.2))))
     servers.close()
 
 
-def test_a_batch_is_worked_a_kill_leaves_nothing_behind_and_the_data_is_kept(folder, endpoint, compiled):
+def test_a_batch_is_worked_a_kill_leaves_nothing_behind_and_the_data_is_kept(folder, endpoint):
     (folder / "prompts.txt").write_text("".join(f"Question {n}?\n" for n in range(50)))
-    first = Up(folder, compiled, "--base-url", endpoint.url, "--workers", "2", "--rpm", "60000")
+    first = Up(folder, "--base-url", endpoint.url, "--workers", "2", "--rpm", "60000")
     try:
         said = first.until("stop      Ctrl-C")
         api = re.search(r"API +(http://\S+)", said)
@@ -140,7 +132,7 @@ def test_a_batch_is_worked_a_kill_leaves_nothing_behind_and_the_data_is_kept(fol
     finally:
         first.destroy()
 
-    second = Up(folder, compiled, "--base-url", endpoint.url, "--workers", "1")
+    second = Up(folder, "--base-url", endpoint.url, "--workers", "1")
     try:
         second.until("stop      Ctrl-C")
         database = re.search(r"database +(postgresql://\S+)", second.out)

@@ -96,7 +96,6 @@ class Cluster:
     folder: Path
     database_url: str
     redis: RedisServer
-    compiled: Path
     servers: Servers = field(default_factory=Servers)
     environ: dict[str, str] = field(default_factory=dict)
     started: list[Process] = field(default_factory=list)
@@ -107,11 +106,9 @@ class Cluster:
             for name, value in os.environ.items()
             if not name.startswith("PROMPTMILL_") and not name.endswith("_API_KEY")
         }
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of processes start: each would compile all it imports
         self.environ = {
             **kept,
             "PYTHONPATH": str(REPOSITORY),
-            "PYTHONPYCACHEPREFIX": str(self.compiled),
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
             "PROMPTMILL_DATABASE_URL": self.database_url,

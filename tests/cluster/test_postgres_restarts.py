@@ -20,9 +20,9 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def cluster_on_it(tmp_path, postgres: Postgres, redis_server, compiled) -> Iterator[Cluster]:
+def cluster_on_it(tmp_path, postgres: Postgres, redis_server) -> Iterator[Cluster]:
     """On that server."""
-    made = Cluster(tmp_path, postgres.url, redis_server, compiled)
+    made = Cluster(tmp_path, postgres.url, redis_server)
     try:
         yield made
     finally:

@@ -45,7 +45,7 @@ def cluster_served(
     redis = RedisServer(tmp_path_factory.mktemp("sdk-redis"))
     redis.start()
     url = _new_database(postgres_url, postgres_template)
-    cluster = Cluster(tmp_path_factory.mktemp("sdk-cluster"), url, redis, tmp_path_factory.mktemp("sdk-compiled"))
+    cluster = Cluster(tmp_path_factory.mktemp("sdk-cluster"), url, redis)
     try:
         cluster.environ.update(upstreams.environment(cluster.folder))
         key = cluster.cli("keys", "create", "tests").out.strip()
