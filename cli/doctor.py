@@ -113,7 +113,8 @@ async def _workers(db: Database, now: float) -> list[Finding]:
     if alive:
         findings.append(Finding("ok", "workers", f"{alive} alive"))
     elif claimable:
-        words = "none is alive while jobs are ready; start one: celery -A worker.app worker -Q drain"
+        command = "promptmill serve" if db.is_sqlite else "celery -A worker.app worker -Q drain"
+        words = f"none is alive while jobs are ready; start one: {command}"
         findings.append(Finding("wrong", "workers", words))
     else:
         findings.append(Finding("note", "workers", "none is at work, and no job is ready"))

@@ -235,6 +235,8 @@ def test_lanes_tenants_and_everything_are_paused_by_name(mill: Mill):
 
 def test_a_lane_that_no_worker_serves_is_told_with_what_to_do(mill: Mill):
     do(mill, "submit", mill.file("in.jsonl", chats(2)))
+    nobody = mill.run("doctor", "--db", mill.db)
+    assert (nobody.code, "none is alive while jobs are ready; start one: promptmill serve" in nobody.out) == (1, True)
 
     async def work_for_another_upstream() -> None:
         db = Database(str(mill.db))
