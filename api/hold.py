@@ -19,7 +19,8 @@ from api.state import House
 from promptmill.hints import JobKey, Piece
 from promptmill.job import State
 from promptmill.outcome import Reason
-from promptmill.store import jobs
+from promptmill.store import aborts
+from promptmill.store.aborts import Stopped
 from promptmill.store.results import Result
 
 log = logging.getLogger("promptmill.api")
@@ -156,7 +157,10 @@ class Held(Response):
         """Its lane was halted meanwhile, and it was not sent: it will not be."""
         try:
             row = await self._house.lanes.halted(self._lane_id)
-            if row is None or not await jobs.cancel(self._house.db, self._key, now=self._house.clock()):
+            if row is None:
+                return None
+            stopped = await aborts.stop(self._house.db, self._key, abort=False, now=self._house.clock())
+            if stopped is not Stopped.DONE:
                 return None
         except (OSError, sa.exc.SQLAlchemyError):
             return None  # the database is away: asked again in a moment

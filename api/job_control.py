@@ -10,11 +10,11 @@ from api.dialects.jobs import JobObject
 from api.errors import ApiError
 from api.jobs import found, shown
 from api.openapi import answers, takes
-from api.state import House, HouseIs
-from promptmill.hints import JobKey
+from api.state import HouseIs
 from promptmill.intake.again import AGAIN, Again, start_again
 from promptmill.job import State
-from promptmill.store import aborts, jobs
+from promptmill.store import aborts
+from promptmill.store.aborts import Stopped
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -29,22 +29,17 @@ async def cancel(job_id: str, request: Request, house: HouseIs, caller: CallerIs
     """Stop a job that was not sent yet. A call that is under way ends and is kept; with `abort` it is broken off."""
     abort = await is_abort(request, abort)
     row = await found(house, caller, job_id)
-    if await jobs.cancel(house.db, row.key, now=house.clock()):
-        await house.hints.finished([row.key])
-    elif abort and await _broken_off(house, row.key):
-        pass
-    elif (state := (await found(house, caller, job_id)).state) is not State.CANCELLED:
-        raise ApiError(409, _refusal(job_id, state), code="job_not_cancellable")
+    match await aborts.stop(house.db, row.key, abort=abort, now=house.clock()):
+        case Stopped.DONE:
+            await house.hints.finished([row.key])
+        case Stopped.ASKED:
+            await house.ring()
+            await house.waiting.within(row.key, _WAIT_SECONDS, unless=house.closing)
+        case Stopped.NOT:
+            state = (await found(house, caller, job_id)).state
+            if state is not State.CANCELLED:
+                raise ApiError(409, _refusal(job_id, state), code="job_not_cancellable")
     return await shown(house, await found(house, caller, job_id))
-
-
-async def _broken_off(house: House, key: JobKey) -> bool:
-    """Is its call, or will it be? False when none is out."""
-    if not await aborts.ask(house.db, key, now=house.clock()):
-        return await jobs.cancel(house.db, key, now=house.clock())  # given back since it was looked at
-    await house.ring()
-    await house.waiting.within(key, _WAIT_SECONDS, unless=house.closing)
-    return True
 
 
 def _refusal(job_id: str, state: State) -> str:

@@ -14,6 +14,7 @@ from promptmill.engine import Database
 from promptmill.errors import NotFound, NotNow, StoreError
 from promptmill.job import BatchState, State
 from promptmill.store import aborts, admissions, batches, control, jobs, workers
+from promptmill.store.aborts import Stopped
 from promptmill.store.batches import BatchRow
 
 #: So long is waited for a large batch without a word.
@@ -77,21 +78,20 @@ async def _cancel_job(public_id: str, option: str | None, *, abort: bool) -> Non
         if found is None:
             raise NotFound(f"no job {public_id}")
         now = time.time()
-        if await jobs.cancel(db, found.key, now=now):
-            print(f"{public_id} is cancelled")
-            return
-        if abort and await aborts.ask(db, found.key, now=now):
+        stopped = await aborts.stop(db, found.key, abort=abort, now=now)
+        if stopped is Stopped.ASKED:
             ring(option)
             await _reap(db, now)
             await aborts.carry_out(db, now=now)  # where its worker was dead
-            after = await jobs.get(db, public_id, tenant_id=None)
-            is_out = after is not None and after.state is State.RUNNING
+        after = await jobs.get(db, public_id, tenant_id=None)
+        is_out = after is not None and after.state is State.RUNNING
+        if stopped is not Stopped.NOT:
             print(f"{public_id} is cancelled" + ("; its call is broken off" if is_out else ""))
-            return
-        state = found.state
-        if state is State.RUNNING:
+        elif is_out:
             raise NotNow(f"{public_id} is running; its call ends and is kept, unless --abort breaks it off")
-        raise NotNow(f"{public_id} is {state.value}; there is nothing left to cancel")
+        else:
+            state = (after or found).state.value
+            raise NotNow(f"{public_id} is {state}; there is nothing left to cancel")
 
 
 async def _reap(db: Database, now: float) -> None:

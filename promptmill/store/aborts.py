@@ -1,13 +1,17 @@
-"""Calls under way that somebody wants broken off: of batches that are cancelled so, and of single jobs.
+"""Single jobs that are stopped; and calls under way that somebody wants broken off, of batches that are cancelled so
+and of single jobs.
 
 What is asked of a job stays asked until that job has ended, wherever it goes meanwhile: back to a worker that claims it
 at once, into the wait for its next try, out of the hands of a worker that died.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import Enum, auto
+from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from promptmill.engine import Database
 from promptmill.hints import JobKey
@@ -44,6 +48,25 @@ async def aborting(db: Database) -> Aborting:
         return Aborting(of_batches, frozenset((await connection.execute(sa.select(aborts.c.job_id))).scalars()))
 
 
+class Stopped(Enum):
+    """What came of stopping a job."""
+
+    DONE = auto()  # it is cancelled
+    ASKED = auto()  # its call is being broken off
+    NOT = auto()  # it has ended, or its call is out and is kept
+
+
+async def stop(db: Database, key: JobKey, *, abort: bool, now: float) -> Stopped:
+    """Cancel a job that is not sent; with `abort` break off its call, where that is out."""
+    theirs = sa.and_(jobs.c.batch_id == key[0], jobs.c.position == key[1])
+    if await cancel_unsent(db, theirs, now=now):
+        return Stopped.DONE
+    if abort and await ask(db, key, now=now):
+        return Stopped.ASKED
+    # It may have been given back since it was looked at.
+    return Stopped.DONE if abort and await cancel_unsent(db, theirs, now=now) else Stopped.NOT
+
+
 async def ask(db: Database, key: JobKey, *, now: float) -> bool:
     """The job's call is to be broken off. False when none is out."""
     theirs = sa.select(jobs.c.id).where(in_state(State.RUNNING), jobs.c.batch_id == key[0], jobs.c.position == key[1])
@@ -76,6 +99,6 @@ async def cancel_unsent(db: Database, which: "sa.ColumnElement[bool]", *, now: f
     return await finish_unsent(db, sa.and_(which, _UNSENT), State.CANCELLED, code=CODE, message=MESSAGE, now=now)
 
 
-async def forget_in(connection: Any, db: Database, job_ids: list[int]) -> None:
+async def forget_in(connection: AsyncConnection, db: Database, job_ids: Iterable[int]) -> None:
     """These jobs are tried again: what was asked of them before is over."""
     await connection.execute(sa.delete(aborts).where(db.any_of(aborts.c.job_id, job_ids)))

@@ -1,4 +1,4 @@
-"""What people ask about single jobs, and what they may do to one: look, list, cancel.
+"""What people ask about single jobs, and what is told of them: look, list.
 
 A job is named by its batch's public id and its position. It is a row of `jobs` until it is finished, and then one of
 `results`; whoever asks need not know which.
@@ -16,7 +16,6 @@ from promptmill.errors import NotFound
 from promptmill.hints import JobKey
 from promptmill.job import State, job_public_id
 from promptmill.outcome import Usage
-from promptmill.store import aborts
 from promptmill.tables import attempts, batches, file_parts, job_notes, jobs, lanes, results
 
 _JOB_ID: Final = re.compile(r"job_([0-9a-f]{32})-(0|[1-9][0-9]{0,17})")
@@ -134,12 +133,6 @@ async def listed(
         if len(found) >= limit:
             break
     return found
-
-
-async def cancel(db: Database, key: JobKey, *, now: float) -> bool:
-    """ready, waiting → cancelled. False when it was neither: a call that is out ends and is kept."""
-    theirs = sa.and_(jobs.c.batch_id == key[0], jobs.c.position == key[1])
-    return await aborts.cancel_unsent(db, theirs, now=now) > 0
 
 
 _NOTHING: Final = sa.literal(None)
